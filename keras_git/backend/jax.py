@@ -1,0 +1,91 @@
+"""JAX: the only stateless code of the project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import keras
+
+from keras_git.backend.common import AugmentedModelBase, StepModelBase
+
+
+class StepModel(StepModelBase):
+    def _groups(self, training: bool) -> list[list[Any]]:
+        optimizer = [self.optimizer.variables] if training else []
+        return [
+            self.trainable_variables,
+            self.non_trainable_variables,
+            *optimizer,
+            self.metrics_variables,
+        ]
+
+    def _stateless(self, state: Any, data: Any, training: bool) -> Any:
+        groups = self._groups(training)
+        pairs = [
+            pair
+            for variables, values in zip(groups, state, strict=True)
+            for pair in zip(variables, values, strict=True)
+        ]
+        with keras.StatelessScope(state_mapping=pairs) as scope:
+            logs = self._run(data, training)
+        return logs, tuple([scope.get_current_value(v) for v in group] for group in groups)
+
+    def train_step(self, state: Any, data: Any) -> Any:
+        return self._stateless(state, data, training=True)
+
+    def test_step(self, state: Any, data: Any) -> Any:
+        return self._stateless(state, data, training=False)
+
+    def minimize(
+        self,
+        loss_function: Callable[[], tuple[Any, dict[str, Any]]],
+        variables: Sequence[Any],
+        optimizer: Any,
+    ) -> dict[str, Any]:
+        """One update of `variables` by the gradient of `loss_function() -> (loss, logs)`."""
+        wanted = {id(v) for v in variables}
+        others = [v for group in self._groups(True) for v in group if id(v) not in wanted]
+        # An inner scope does not see the outer one, so everything has to be handed in.
+        fixed = [(v, v.value) for v in others]
+
+        def pure(values: Any) -> Any:
+            mapping = [*zip(variables, values, strict=True), *fixed]
+            with keras.StatelessScope(state_mapping=mapping) as scope:
+                loss, logs = loss_function()
+            return loss, (logs, [scope.get_current_value(v) for v in others])
+
+        (_, (logs, updated)), gradients = jax.value_and_grad(pure, has_aux=True)(
+            [v.value for v in variables]
+        )
+        for variable, value in zip(others, updated, strict=True):  # statistics, seeds, metrics
+            variable.assign(value)
+        optimizer.apply(gradients, variables)
+        return logs
+
+
+class AugmentedModel(AugmentedModelBase):
+    def train_step(self, state: Any, data: Any) -> Any:
+        trainable, non_trainable, *rest = state
+        variables = [*self.trainable_variables, *self.non_trainable_variables]
+        mapping = zip(variables, [*trainable, *non_trainable], strict=True)
+        with keras.StatelessScope(state_mapping=list(mapping)) as scope:
+            data = self._augmented(data)
+        non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
+        return super().train_step((trainable, non_trainable, *rest), data)
+
+
+def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    """`function(*tensors)` compiled by XLA; it may read `variables` but not assign them."""
+    variables = list(variables)
+
+    @jax.jit
+    def pure(values: Any, *tensors: Any) -> Any:
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+            return function(*tensors)
+
+    def call(*tensors: Any) -> Any:
+        return pure([v.value for v in variables], *tensors)
+
+    return call

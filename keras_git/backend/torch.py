@@ -1,0 +1,50 @@
+"""PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import torch
+
+from keras_git.backend.common import AugmentedModelBase, StepModelBase
+
+
+class StepModel(StepModelBase):
+    def train_step(self, data: Any) -> Any:
+        return self._run(data, training=True)
+
+    def test_step(self, data: Any) -> Any:
+        return self._run(data, training=False)
+
+    def minimize(
+        self,
+        loss_function: Callable[[], tuple[Any, dict[str, Any]]],
+        variables: Sequence[Any],
+        optimizer: Any,
+    ) -> dict[str, Any]:
+        """One update of `variables` by the gradient of `loss_function() -> (loss, logs)`."""
+        loss, logs = loss_function()
+        gradients = torch.autograd.grad(loss, [v.value for v in variables], allow_unused=True)
+        with torch.no_grad():
+            optimizer.apply(gradients, variables)
+        return keras.tree.map_structure(lambda tensor: tensor.detach(), logs)
+
+
+class AugmentedModel(AugmentedModelBase):
+    def train_step(self, data: Any) -> Any:
+        with torch.no_grad():
+            data = self._augmented(data)
+        return super().train_step(data)
+
+
+def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    """`function(*tensors)` without gradients; `torch.compile` is slower than eager here."""
+    del variables
+
+    def call(*tensors: Any) -> Any:
+        with torch.no_grad():
+            return function(*keras.tree.map_structure(keras.ops.convert_to_tensor, tensors))
+
+    return call
