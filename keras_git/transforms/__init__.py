@@ -1,0 +1,1 @@
+"""Nuisance transformations: batched, seeded on the host, the same on every backend."""
