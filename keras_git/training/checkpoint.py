@@ -1,0 +1,96 @@
+"""State of a training in one file, written so that a half-written one is never read."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_git.errors import InputError
+
+_PROGRESS = "progress_json"
+
+
+def training_variables(model: Any) -> dict[str, list[Any]]:
+    """Everything that a `keras_git.training` model needs to go on: network, optimizer, seeds.
+
+    The frozen generator of a `GITClassifier` is left out, so that a plain and a generating
+    training of one network can continue from each other's state.
+    """
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    network = getattr(model, "network", model)
+    return {
+        "network": network.variables if network is not model else _unique(model),
+        "optimizer": model.optimizer.variables,
+        "seed": [model.seed_generator.state],
+    }
+
+
+def _unique(model: Any) -> list[Any]:
+    own = {id(v) for v in (*model.metrics_variables, model.seed_generator.state)}
+    return [v for v in model.variables if id(v) not in own]
+
+
+def save_checkpoint(
+    path: str | Path, variables: Mapping[str, Sequence[Any]], progress: Mapping[str, Any]
+) -> None:
+    """Writes variables and a JSON-serializable `progress` to `path` (.npz), all or nothing.
+
+    Args:
+        path: file to write; its folder must exist.
+        variables: Keras variables by group, as from `training_variables`.
+        progress: what else is needed to continue, for example the epoch and the history.
+    """
+    path = Path(path)
+    arrays = {
+        f"{group}/{i}": ops.convert_to_numpy(variable)
+        for group, members in variables.items()
+        for i, variable in enumerate(members)
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, **{_PROGRESS: np.array(json.dumps(progress))}, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(
+    path: str | Path, variables: Mapping[str, Sequence[Any]]
+) -> dict[str, Any] | None:
+    """Reads a checkpoint into `variables` and returns its progress; None if there is no file.
+
+    Raises:
+        InputError: the file is not a checkpoint, or one of other networks or optimizers.
+    """
+    path = Path(path)
+    if not path.exists():
+        return None
+    remedy = "delete it to train from the start"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        progress = json.loads(str(arrays.pop(_PROGRESS)))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is not a checkpoint ({error}): {remedy}") from error
+    wanted = {
+        f"{group}/{i}": variable
+        for group, members in variables.items()
+        for i, variable in enumerate(members)
+    }
+    shapes = {name: tuple(variable.shape) for name, variable in wanted.items()}
+    if shapes != {name: array.shape for name, array in arrays.items()}:
+        raise InputError(f"{path} is a checkpoint of other networks: {remedy}")
+    for name, variable in wanted.items():
+        variable.assign(arrays[name])
+    return progress
