@@ -99,8 +99,11 @@ def rotate(images: Any, degrees: Any, xp: Any = np) -> Any:
     rows, columns = np.meshgrid(
         np.arange(height) + 0.5 - height / 2, np.arange(width) + 0.5 - width / 2, indexing="ij"
     )
-    from_centre_x = columns.reshape(1, -1).astype(float_type)
-    from_centre_y = rows.reshape(1, -1).astype(float_type)
+    from_centre_x: Any = columns.reshape(1, -1).astype(float_type)
+    from_centre_y: Any = rows.reshape(1, -1).astype(float_type)
+    if not numpy_like:  # on the device of the images
+        from_centre_x = xp.convert_to_tensor(from_centre_x)
+        from_centre_y = xp.convert_to_tensor(from_centre_y)
     source_x = cosine * from_centre_x + sine * from_centre_y + width / 2
     source_y = -sine * from_centre_x + cosine * from_centre_y + height / 2
     inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
@@ -258,6 +261,42 @@ def grey_level(images: Any, background: Any, foreground: Any, xp: Any = np) -> A
     low, high = _parameter(background, rank, xp), _parameter(foreground, rank, xp)
     # multiplied before the division, so that integer results are exact in float64
     return _truncated(low + (high - low) * _working(images, xp) / 255.0, images, xp)
+
+
+def shift(images: Any, down: Any, right: Any, xp: Any = np) -> Any:
+    """Moves images by whole pixels; what comes in from outside is 0.
+
+    Args:
+        images: `(N, H, W)` or `(N, H, W, C)`, grey levels 0..255.
+        down: pixels downwards (negative: upwards), `(N,)` or a scalar.
+        right: pixels to the right (negative: to the left), `(N,)` or a scalar.
+        xp: array namespace, `numpy` or `keras.ops`.
+
+    Returns:
+        Images of the same shape.
+
+    Raises:
+        InputError: images of another rank.
+    """
+    rank = _check_images(images)
+    numpy_like = _is_numpy(xp)
+    shape = images.shape if numpy_like else xp.shape(images)
+    number, height, width = shape[0], int(images.shape[1]), int(images.shape[2])
+    channels = int(images.shape[3]) if rank == 4 else 1
+
+    def integer(values: Any) -> Any:
+        return np.asarray(values).astype(np.int64) if numpy_like else xp.cast(values, "int32")
+
+    rows, columns = np.indices((height, width)).reshape(2, 1, -1)
+    source_y = integer(rows) - integer(_parameter(down, 2, xp))
+    source_x = integer(columns) - integer(_parameter(right, 2, xp))
+    inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
+    pixel = xp.clip(source_y, 0, height - 1) * width + xp.clip(source_x, 0, width - 1)
+    table = xp.reshape(_working(images, xp), (-1, channels))
+    first = integer(xp.arange(number))[:, None] * (height * width)
+    value = xp.take(table, first + pixel, axis=0)
+    value = xp.reshape(xp.where(inside[..., None], value, xp.zeros_like(value)), shape)
+    return value.astype(np.asarray(images).dtype) if numpy_like else value
 
 
 def sample_rotation(
