@@ -1,0 +1,289 @@
+"""Losses for long-tailed classification, on logits and integer labels.
+
+All of them take labels `(B,)` or `(B, 1)` and logits `(B, C)`, compute in float32 whatever the
+dtype of the logits, and return one value per example whose mean over the batch is the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_git.errors import InputError
+from keras_git.losses.weights import checked_counts, checked_weights, ldam_margins
+
+
+class ClassificationLoss(keras.losses.Loss):
+    """Cross-entropy of adjusted logits, with optional class weights.
+
+    With class weights w the batch loss is the weighted mean `sum_i w_i l_i / sum_i w_i` over the
+    examples, not the sum over B (w_i is the weight of the label of example i). Keras averages over
+    the batch, so each example returns `w_i l_i B / sum_j w_j`. Sample weights multiply on top.
+
+    Args:
+        class_weights: one weight per class, 0 or more, or None for ones.
+        reduction: Keras reduction; the default is the mean over the batch.
+        name: name of the loss.
+        **kwargs: further arguments of `keras.losses.Loss`.
+
+    Raises:
+        InputError: weights that are not a finite, non-negative vector, or of another length than
+            the logits.
+    """
+
+    def __init__(
+        self,
+        class_weights: Sequence[float] | np.ndarray | None = None,
+        *,
+        reduction: str = "sum_over_batch_size",
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        name = name or _snake_case(type(self).__name__)
+        super().__init__(name=name, reduction=reduction, **kwargs)
+        self.class_weights = checked_weights(class_weights)
+
+    def adjust(self, logits: Any, one_hot: Any) -> Any:
+        """The logits `(B, C)` that enter the cross-entropy; `one_hot` marks the labels."""
+        return logits
+
+    def per_example(self, cross_entropy: Any, weights: Any) -> Any:
+        """Per-example values whose batch mean is the loss.
+
+        Args:
+            cross_entropy: `(B,)`.
+            weights: class weight of each example `(B,)`, or None.
+        """
+        if weights is None:
+            return cross_entropy
+        batch_size = ops.cast(ops.shape(weights)[0], "float32")
+        return cross_entropy * weights * batch_size / ops.sum(weights)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        logits = ops.cast(y_pred, "float32")
+        if len(logits.shape) != 2:
+            raise InputError(f"logits have shape {tuple(logits.shape)}; give (batch, classes)")
+        num_classes = int(logits.shape[-1])
+        self._check_length(num_classes)
+        labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
+        one_hot = ops.one_hot(labels, num_classes, dtype="float32")
+        logits = self.adjust(logits, one_hot)
+        cross_entropy = -ops.sum(one_hot * ops.log_softmax(logits, axis=-1), axis=-1)
+        weights = None
+        if self.class_weights is not None:
+            weights = ops.take(_constant(self.class_weights), labels, axis=0)
+        return self.per_example(cross_entropy, weights)
+
+    def _vectors(self) -> dict[str, np.ndarray | None]:
+        """The per-class vectors, by the name of their argument."""
+        return {"class_weights": self.class_weights}
+
+    def _check_length(self, num_classes: int) -> None:
+        for name, vector in self._vectors().items():
+            if vector is not None and len(vector) != num_classes:
+                raise InputError(
+                    f"{name} has {len(vector)} entries but the logits have {num_classes} classes"
+                )
+
+    def with_class_weights(
+        self, class_weights: Sequence[float] | np.ndarray | None
+    ) -> ClassificationLoss:
+        """The same loss with other class weights, e.g. for the next phase of a schedule.
+
+        Args:
+            class_weights: one weight per class, or None for ones.
+
+        Returns:
+            A new loss.
+
+        Raises:
+            InputError: this loss takes no class weights, or they are not valid.
+        """
+        config = self.get_config()
+        if "class_weights" not in config:
+            raise InputError(f"{type(self).__name__} takes no class weights")
+        weights = checked_weights(class_weights)
+        config["class_weights"] = None if weights is None else weights.tolist()
+        return type(self).from_config(config)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        for name, vector in self._vectors().items():
+            config[name] = None if vector is None else vector.tolist()
+        return config
+
+
+def _snake_case(name: str) -> str:
+    return "".join(
+        "_" + letter.lower()
+        if letter.isupper() and index and not name[index - 1].isupper()
+        else letter.lower()
+        for index, letter in enumerate(name)
+    )
+
+
+def _constant(values: np.ndarray) -> Any:
+    return ops.convert_to_tensor(values.astype(np.float32))
+
+
+@keras.saving.register_keras_serializable(package="keras_git")
+class CrossEntropy(ClassificationLoss):
+    """Softmax cross-entropy (natural logarithm), optionally class-weighted.
+
+    With `class_weights=class_balanced_weights(class_counts)` it is the class-balanced loss of
+    Cui et al. (CVPR 2019). See `ClassificationLoss` for the arguments and the weighted mean.
+    """
+
+
+@keras.saving.register_keras_serializable(package="keras_git")
+class Focal(ClassificationLoss):
+    """Focal loss: `mean((1 - exp(-l))^gamma * l)`, l the cross-entropy.
+
+    With class weights, `l = w * cross-entropy`, the modulating factor sees `exp(-l) = p^w`, not p,
+    and the mean divides by B, not by the sum of the weights. Both are peculiarities of the original
+    program, kept so that its numbers can be reproduced.
+
+    Args:
+        gamma: focusing exponent, 0 or more; 0 is the cross-entropy.
+        class_weights: one weight per class, 0 or more, or None for ones.
+        **kwargs: see `ClassificationLoss`.
+
+    Raises:
+        InputError: a negative `gamma`, invalid weights.
+
+    Reference: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 4.
+    """
+
+    def __init__(
+        self,
+        gamma: float = 1.0,
+        class_weights: Sequence[float] | np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(class_weights, **kwargs)
+        if not gamma >= 0:
+            raise InputError(f"gamma is {gamma}; give 0 or more")
+        self.gamma = float(gamma)
+
+    def per_example(self, cross_entropy: Any, weights: Any) -> Any:
+        loss = cross_entropy if weights is None else cross_entropy * weights
+        if self.gamma == 0:
+            return loss
+        # expm1 is exact for confident examples; the floor keeps the gradient of the power finite
+        error = ops.maximum(-ops.expm1(-loss), 1e-12)
+        return ops.power(error, self.gamma) * loss
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "gamma": self.gamma}
+
+
+@keras.saving.register_keras_serializable(package="keras_git")
+class LDAM(ClassificationLoss):
+    """Label-distribution-aware margin loss on cosines.
+
+    Subtracts the margin of the class from the cosine of the label, multiplies all cosines by
+    `scale` and takes the (weighted) cross-entropy. Meant for a classifier with the cosine head.
+    Predictions use the plain cosines: the margin exists only in the loss.
+
+    Args:
+        class_counts: training images per class, `(C,)`, each 1 or more.
+        max_margin: margin of the rarest class, above 0.
+        scale: factor of the cosines, above 0.
+        class_weights: one weight per class, 0 or more, or None for ones.
+        **kwargs: see `ClassificationLoss`.
+
+    Raises:
+        InputError: an empty class, `max_margin` or `scale` not above 0, invalid weights.
+
+    Reference: Cao et al., NeurIPS 2019, equations 11 to 13.
+    """
+
+    def __init__(
+        self,
+        class_counts: Sequence[int] | np.ndarray,
+        max_margin: float = 0.5,
+        scale: float = 30.0,
+        class_weights: Sequence[float] | np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(class_weights, **{"name": "ldam", **kwargs})
+        if not scale > 0:
+            raise InputError(f"scale is {scale}; give a value above 0")
+        self.class_counts = checked_counts(class_counts)
+        self.margins = ldam_margins(class_counts, max_margin)
+        self.max_margin = float(max_margin)
+        self.scale = float(scale)
+
+    def adjust(self, logits: Any, one_hot: Any) -> Any:
+        return self.scale * (logits - one_hot * _constant(self.margins))
+
+    def _vectors(self) -> dict[str, np.ndarray | None]:
+        return {**super()._vectors(), "class_counts": self.class_counts}
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "max_margin": self.max_margin, "scale": self.scale}
+
+
+class _PriorLoss(ClassificationLoss):
+    """Cross-entropy of logits shifted by a multiple of the log class frequencies."""
+
+    def __init__(self, class_counts: Sequence[int] | np.ndarray, **kwargs: Any) -> None:
+        super().__init__(None, **kwargs)
+        self.class_counts = checked_counts(class_counts)
+        self.log_prior = np.log(self.class_counts / self.class_counts.sum())
+
+    def _vectors(self) -> dict[str, np.ndarray | None]:
+        return {"class_counts": self.class_counts}
+
+
+@keras.saving.register_keras_serializable(package="keras_git")
+class BalancedSoftmax(_PriorLoss):
+    """Cross-entropy of `logits + log(class_counts)`: the softmax carries the training prior.
+
+    Args:
+        class_counts: training images per class, `(C,)`, each 1 or more.
+        **kwargs: `reduction`, `name` and other arguments of `keras.losses.Loss`.
+
+    Raises:
+        InputError: an empty class, counts of another length than the logits.
+
+    Reference: Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition", NeurIPS
+    2020, equation 4.
+    """
+
+    def adjust(self, logits: Any, one_hot: Any) -> Any:
+        return logits + _constant(self.log_prior)
+
+
+@keras.saving.register_keras_serializable(package="keras_git")
+class LogitAdjustment(_PriorLoss):
+    """Cross-entropy of `logits + tau * log(prior)`, prior = the training class frequencies.
+
+    Args:
+        class_counts: training images per class, `(C,)`, each 1 or more.
+        tau: strength, 0 or more; 0 is the cross-entropy, 1 the balanced softmax.
+        **kwargs: `reduction`, `name` and other arguments of `keras.losses.Loss`.
+
+    Raises:
+        InputError: an empty class, a negative `tau`, counts of another length than the logits.
+
+    Reference: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, equation 10.
+    """
+
+    def __init__(
+        self, class_counts: Sequence[int] | np.ndarray, tau: float = 1.0, **kwargs: Any
+    ) -> None:
+        super().__init__(class_counts, **kwargs)
+        if not tau >= 0:
+            raise InputError(f"tau is {tau}; give 0 or more")
+        self.tau = float(tau)
+
+    def adjust(self, logits: Any, one_hot: Any) -> Any:
+        return logits + self.tau * _constant(self.log_prior)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "tau": self.tau}
