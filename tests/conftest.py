@@ -31,9 +31,7 @@ for _name, _value in {
 
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 MISSING_BACKEND = (
-    ""
-    if importlib.util.find_spec(BACKEND)
-    else f"the Keras backend {BACKEND!r} is not installed"
+    "" if importlib.util.find_spec(BACKEND) else f"the Keras backend {BACKEND!r} is not installed"
 )
 
 hypothesis.settings.register_profile(
