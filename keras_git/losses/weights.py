@@ -90,8 +90,9 @@ def deferred_reweighting(
 ) -> Callable[[int], np.ndarray]:
     """Deferred re-weighting as a schedule: ones first, class-balanced weights from an epoch on.
 
-    Use it with `loss.with_class_weights(schedule(epoch))` and one `compile` per phase (a compiled
-    training function keeps the weights it was compiled with).
+    Hand it to `keras_git.training.Classifier(network, class_weights=schedule)`. In stock Keras,
+    `loss.with_class_weights(schedule(epoch))` needs one `compile` per phase (a compiled training
+    function keeps the weights it was compiled with).
 
     Args:
         class_counts: training images per class, `(C,)`, each 1 or more.

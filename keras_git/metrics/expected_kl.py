@@ -136,14 +136,16 @@ def expected_kl_from_logits(original_logits: Any, transformed_logits: Any) -> Ex
             f"logits have shapes {first} and {second}; give (C, B, K) and (C, B, S, K), not empty"
         )
     original = ops.expand_dims(original, 2)
-    divergence = ops.mean(kl_divergence(original, transformed), axis=2)
-    consistent = ops.mean(agreement(original, transformed), axis=2)
+    divergence = ops.sum(kl_divergence(original, transformed), axis=2)
+    # Divided on the host in float64: counts are exact in float32, their quotients are not
+    consistent = ops.sum(agreement(original, transformed), axis=2)
+    num_samples = second[2]
     return _result(
-        ops.convert_to_numpy(divergence).astype(np.float64).reshape(-1),
-        ops.convert_to_numpy(consistent).astype(np.float64).reshape(-1),
+        ops.convert_to_numpy(divergence).astype(np.float64).reshape(-1) / num_samples,
+        ops.convert_to_numpy(consistent).astype(np.float64).reshape(-1) / num_samples,
         np.repeat(np.arange(first[0]), first[1]),
         first[0],
-        second[2],
+        num_samples,
     )
 
 
