@@ -1,0 +1,49 @@
+"""Long-tailed image data: sources, subsets, samplers, augmentation and pipelines.
+
+Importing this package loads neither TensorFlow nor tensorflow_datasets; both are imported where
+they are used.
+"""
+
+from keras_git.data.augmentation import RandomCropFlip
+from keras_git.data.dataset import ImageDataset, Splits
+from keras_git.data.long_tail import (
+    channel_statistics,
+    cyclic_indices,
+    long_tail,
+    long_tailed_indices,
+    stratified_split,
+)
+from keras_git.data.pipeline import Stream, choose_pipeline, evaluation_data, training_data
+from keras_git.data.profiles import class_sizes
+from keras_git.data.samplers import (
+    ClassBalanced,
+    Deferred,
+    EffectiveNumber,
+    InstanceBalanced,
+    Sampler,
+    SquareRoot,
+    sampler,
+)
+
+__all__ = [
+    "ClassBalanced",
+    "Deferred",
+    "EffectiveNumber",
+    "ImageDataset",
+    "InstanceBalanced",
+    "RandomCropFlip",
+    "Sampler",
+    "Splits",
+    "SquareRoot",
+    "Stream",
+    "channel_statistics",
+    "choose_pipeline",
+    "class_sizes",
+    "cyclic_indices",
+    "evaluation_data",
+    "long_tail",
+    "long_tailed_indices",
+    "sampler",
+    "stratified_split",
+    "training_data",
+]

@@ -1,0 +1,370 @@
+"""Batches for training and evaluation, the same through tf.data and through plain numpy.
+
+What a batch holds is decided in `Stream.plan` by (seed, epoch, step) alone. The two pipelines only
+carry the plan out, so they give the same bytes, and a run resumed at an epoch sees what an
+uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_git.data import randomness
+from keras_git.data.augmentation import Parameters, RandomCropFlip
+from keras_git.data.dataset import ImageDataset
+from keras_git.data.randomness import Seed
+from keras_git.data.samplers import Sampler
+from keras_git.errors import InputError
+
+PIPELINES = ("auto", "tf_data", "numpy")
+_PREFETCHED_BATCHES = 4
+
+
+class Stream:
+    """The batches of a dataset under a sampler and an augmentation.
+
+    Args:
+        dataset: the images.
+        sampler: decides the order of every epoch; made for the labels of `dataset`. None visits
+            the images in their order, every epoch the same.
+        batch_size: images per batch.
+        augmentation: random crop and flip, or None.
+        seed: seed of the augmentation; a non-negative integer, or several. Two streams that are
+            to be independent need different seeds (also in their samplers).
+        drop_remainder: leave the last, smaller batch of an epoch out.
+
+    Raises:
+        InputError: if the sampler is of another dataset or the batch size is impossible.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        sampler: Sampler | None,
+        batch_size: int,
+        augmentation: RandomCropFlip | None = None,
+        seed: Seed = 0,
+        drop_remainder: bool = False,
+    ) -> None:
+        if sampler is not None and not np.array_equal(sampler.labels, dataset.labels):
+            raise InputError(
+                f"the sampler was made for {len(sampler)} other labels than those of the dataset "
+                f"({len(dataset)} images); make it with dataset.labels"
+            )
+        if batch_size < 1 or (drop_remainder and batch_size > len(dataset)):
+            raise InputError(
+                f"batch_size is {batch_size}; it must be between 1 and the {len(dataset)} images"
+            )
+        self.dataset = dataset
+        self.sampler = sampler
+        self.batch_size = int(batch_size)
+        self.augmentation = augmentation
+        self.seed = seed
+        self.drop_remainder = drop_remainder
+        self._epoch_indices: tuple[int, np.ndarray] | None = None
+        randomness.generator(seed, randomness.AUGMENTATION)  # reject a bad seed now
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches of an epoch."""
+        number, rest = divmod(len(self.dataset), self.batch_size)
+        return number + (rest > 0 and not self.drop_remainder)
+
+    def plan(self, epoch: int, step: int) -> tuple[np.ndarray, Parameters]:
+        """What a batch consists of.
+
+        Args:
+            epoch: 0-based.
+            step: 0-based position inside the epoch, below `steps_per_epoch`.
+
+        Returns:
+            `(indices, (offsets, flips))`: int64 (n,), int32 (n, 2) and bool (n,). Without an
+            augmentation, offsets are 0 and flips False.
+
+        Raises:
+            InputError: if the step is out of range.
+        """
+        if not 0 <= step < self.steps_per_epoch or epoch < 0:
+            raise InputError(
+                f"epoch {epoch}, step {step} does not exist; an epoch has {self.steps_per_epoch} "
+                "steps"
+            )
+        start = step * self.batch_size
+        indices = self._indices(epoch)[start : start + self.batch_size]
+        if self.augmentation is None:
+            offsets = np.zeros((len(indices), 2), dtype=np.int32)
+            return indices, (offsets, np.zeros(len(indices), dtype=bool))
+        rng = randomness.generator(self.seed, randomness.AUGMENTATION, epoch, step)
+        return indices, self.augmentation.parameters(rng, len(indices))
+
+    def batch(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """A batch as numpy arrays.
+
+        Args:
+            epoch: 0-based.
+            step: 0-based position inside the epoch.
+
+        Returns:
+            `(images, labels)`: uint8 (n, height, width, channels), 0..255, and int64 (n,).
+
+        Raises:
+            InputError: if the step is out of range.
+        """
+        indices, parameters = self.plan(epoch, step)
+        images = np.asarray(self.dataset.images[indices])
+        if self.augmentation is not None:
+            images = self.augmentation.apply_numpy(images, parameters)
+        return images, self.dataset.labels[indices]
+
+    def _indices(self, epoch: int) -> np.ndarray:
+        # Read once into a local: another thread may replace the pair meanwhile, but never half.
+        kept = self._epoch_indices
+        if kept is None or kept[0] != epoch:
+            if self.sampler is None:
+                kept = (epoch, np.arange(len(self.dataset)))
+            else:
+                kept = (epoch, self.sampler.indices(epoch))
+            self._epoch_indices = kept
+        return kept[1]
+
+
+def choose_pipeline(pipeline: str = "auto") -> str:
+    """`"tf_data"` or `"numpy"`; `"auto"` takes tf.data where TensorFlow is installed.
+
+    Raises:
+        InputError: for an unknown name, or tf.data without TensorFlow.
+    """
+    if pipeline not in PIPELINES:
+        raise InputError(f"unknown pipeline {pipeline!r}; use one of {', '.join(PIPELINES)}")
+    available = importlib.util.find_spec("tensorflow") is not None
+    if pipeline == "tf_data" and not available:
+        raise InputError("pipeline 'tf_data' needs TensorFlow; install it or use 'numpy'")
+    if pipeline == "auto":
+        return "tf_data" if available else "numpy"
+    return pipeline
+
+
+def training_data(
+    stream: Stream,
+    *,
+    sources: Stream | None = None,
+    initial_epoch: int = 0,
+    initial_step: int = 0,
+    pipeline: str = "auto",
+) -> Any:
+    """An endless supply of training batches, from the first batch of `initial_epoch` on.
+
+    Use it as `model.fit(data, steps_per_epoch=stream.steps_per_epoch, initial_epoch=e, epochs=E)`.
+
+    Args:
+        stream: batches for the classifier, or for the generator on its own.
+        sources: second stream, of the images that a generator transforms. Its batch of the same
+            epoch and step is added to each batch; if its epoch has fewer steps, they are gone
+            through again.
+        initial_epoch: epoch to start with, for a resumed run.
+        epochs: the epoch before which the tf.data pipeline ends, the same number as the `epochs`
+            of `fit`; None never ends. The numpy pipeline never ends, because `fit` would shuffle
+            the batches of a finite `PyDataset`.
+        initial_step: steps to leave out from there on, for a run that counts steps, not epochs.
+        pipeline: `"tf_data"`, `"numpy"` or `"auto"` (tf.data where TensorFlow is installed).
+
+    Returns:
+        A `tf.data.Dataset` or a `keras.utils.PyDataset` without end. An element is
+        `(images, labels)`, or with sources
+        `({"images": ..., "source_images": ..., "source_labels": ...}, labels)`; images are uint8
+        (n, height, width, channels), labels int64 (n,).
+
+    Raises:
+        InputError: for an unknown pipeline or sources with images of another shape.
+    """
+    if sources is not None and sources.dataset.image_shape != stream.dataset.image_shape:
+        raise InputError(
+            f"source images have shape {sources.dataset.image_shape}, training images "
+            f"{stream.dataset.image_shape}; they must agree"
+        )
+    if initial_epoch < 0 or initial_step < 0:
+        raise InputError(
+            f"initial_epoch is {initial_epoch} and initial_step {initial_step}; both must be 0 or "
+            "more"
+        )
+    steps = stream.steps_per_epoch
+    first = initial_epoch * steps + initial_step
+    streams = [stream] if sources is None else [stream, sources]
+    if choose_pipeline(pipeline) == "numpy":
+        return _NumpyBatches(streams, steps, first, None)
+    return _tensorflow_batches(streams, steps, first, None)
+
+
+def evaluation_data(dataset: ImageDataset, batch_size: int, pipeline: str = "auto") -> Any:
+    """All images once, in their order, unaugmented; the last batch may be smaller.
+
+    Args:
+        dataset: the images.
+        batch_size: images per batch.
+        pipeline: `"tf_data"`, `"numpy"` or `"auto"`.
+
+    Returns:
+        A finite `tf.data.Dataset` or `keras.utils.PyDataset` of `(images, labels)`, for
+        `evaluate` and `predict`.
+
+    Raises:
+        InputError: for an unknown pipeline or an impossible batch size.
+    """
+    stream = Stream(dataset, None, batch_size)
+    steps = stream.steps_per_epoch
+    if choose_pipeline(pipeline) == "numpy":
+        return _NumpyBatches([stream], steps, 0, 1)
+    return _tensorflow_batches([stream], steps, 0, 1)
+
+
+def _position(stream: Stream, steps: int, index: int) -> tuple[int, int]:
+    """(epoch, step) of a stream at a running batch number of `steps` per epoch."""
+    epoch, step = divmod(index, steps)
+    return epoch, step % stream.steps_per_epoch
+
+
+def _element(pairs: list[tuple[Any, Any]]) -> tuple[Any, Any]:
+    """What one batch looks like to `fit`."""
+    images, labels = pairs[0]
+    if len(pairs) == 1:
+        return images, labels
+    source_images, source_labels = pairs[1]
+    inputs = {
+        "images": images,
+        "source_images": source_images,
+        "source_labels": source_labels,
+    }
+    return inputs, labels
+
+
+class _NumpyBatches(keras.utils.PyDataset):
+    """Batches made by numpy; item i is a pure function of i, so the order of calls is free."""
+
+    def __init__(
+        self, streams: list[Stream], steps: int, first: int, epochs: int | None
+    ) -> None:
+        super().__init__()
+        self._streams = streams
+        self._steps = steps
+        self._start = first
+        self._epochs = epochs
+
+    @property
+    def num_batches(self) -> int | None:
+        # Endless unless for evaluation: `fit` shuffles the item numbers of a finite PyDataset.
+        return None if self._epochs is None else self._epochs * self._steps
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        if self._epochs is not None and not 0 <= index < self._epochs * self._steps:
+            raise IndexError(index)
+        number = self._start + index
+        pairs = [s.batch(*_position(s, self._steps, number)) for s in self._streams]
+        return _element(pairs)
+
+
+def _tensorflow_batches(
+    streams: list[Stream], steps: int, initial_epoch: int, epochs: int | None
+) -> Any:
+    """The same batches as a tf.data pipeline.
+
+    Python runs once per epoch, to decide about all its batches; everything per batch is
+    TensorFlow's. Besides the speed, a pipeline that calls Python for every batch can hang when
+    the interpreter ends while a prefetch is under way.
+    """
+    import tensorflow as tf
+
+    hide_accelerators()
+    executors = [_TensorflowExecutor(stream) for stream in streams]
+    dtypes = (tf.int64, tf.int32, tf.bool, tf.int64) * len(streams)
+    shapes = ((None,), (None, 2), (None,), (steps + 1,)) * len(streams)
+
+    def decide(epoch: np.ndarray) -> list[np.ndarray]:
+        arrays: list[np.ndarray] = []
+        for stream in streams:
+            arrays.extend(_epoch_plan(stream, steps, int(epoch)))
+        return arrays
+
+    def batches_of(epoch: Any) -> Any:
+        plan = tf.numpy_function(decide, [epoch], dtypes, stateful=False)
+        plan = [tf.ensure_shape(part, shape) for part, shape in zip(plan, shapes, strict=True)]
+
+        def carry_out(step: Any) -> tuple[Any, Any]:
+            pairs = []
+            for i, run in enumerate(executors):
+                indices, offsets, flips, splits = plan[4 * i : 4 * i + 4]
+                start, stop = splits[step], splits[step + 1]
+                pairs.append(run(indices[start:stop], offsets[start:stop], flips[start:stop]))
+            return _element(pairs)
+
+        # Two batches at a time, handed out in order.
+        return tf.data.Dataset.range(steps).map(
+            carry_out, num_parallel_calls=2, deterministic=True
+        )
+
+    stop = np.iinfo(np.int64).max if epochs is None else initial_epoch + epochs
+    return (
+        tf.data.Dataset.range(initial_epoch, stop).flat_map(batches_of).prefetch(_PREFETCHED_BATCHES)
+    )
+
+
+def _epoch_plan(stream: Stream, steps: int, epoch: int) -> tuple[np.ndarray, ...]:
+    """All plans of an epoch of `steps` batches, joined.
+
+    Returns:
+        `(indices, offsets, flips, splits)`: as in `Stream.plan` but for all batches, and int64
+        (steps + 1,): batch i has the entries splits[i] to splits[i + 1].
+    """
+    plans = [stream.plan(*_position(stream, steps, epoch * steps + i)) for i in range(steps)]
+    splits = np.cumsum([0, *(len(indices) for indices, _ in plans)], dtype=np.int64)
+    return (
+        np.concatenate([indices for indices, _ in plans]),
+        np.concatenate([offsets for _, (offsets, _) in plans]),
+        np.concatenate([flips for _, (_, flips) in plans]),
+        splits,
+    )
+
+
+class _TensorflowExecutor:
+    """Turns one plan into one batch: a gather, then crop and flip of the whole batch."""
+
+    def __init__(self, stream: Stream) -> None:
+        import tensorflow as tf
+
+        self._stream = stream
+        self._from_file = isinstance(stream.dataset.images, np.memmap)
+        with tf.device("CPU:0"):
+            self._labels = tf.constant(stream.dataset.labels)
+            # Captured as a tensor, not written into the graph; a file stays a file.
+            self._images = None if self._from_file else tf.constant(stream.dataset.images)
+
+    def __call__(self, indices: Any, offsets: Any, flips: Any) -> tuple[Any, Any]:
+        import tensorflow as tf
+
+        shape = self._stream.dataset.image_shape
+        if self._from_file:
+            images = tf.numpy_function(
+                lambda i: np.asarray(self._stream.dataset.images[i]), [indices], tf.uint8
+            )
+            images = tf.ensure_shape(images, (None, *shape))
+        else:
+            images = tf.gather(self._images, indices)
+        if self._stream.augmentation is not None:
+            images = self._stream.augmentation.apply_tensorflow(images, (offsets, flips))
+        return images, tf.gather(self._labels, indices)
+
+
+def hide_accelerators() -> None:
+    """Keep TensorFlow off the GPU where it only reads data for another backend."""
+    if keras.config.backend() == "tensorflow":
+        return
+    import tensorflow as tf
+
+    try:
+        tf.config.set_visible_devices([], "GPU")
+    except RuntimeError:
+        # TensorFlow already runs; whoever started it has decided about its devices.
+        pass
