@@ -244,9 +244,7 @@ def _element(pairs: list[tuple[Any, Any]]) -> tuple[Any, Any]:
 class _NumpyBatches(keras.utils.PyDataset):
     """Batches made by numpy; item i is a pure function of i, so the order of calls is free."""
 
-    def __init__(
-        self, streams: list[Stream], steps: int, first: int, epochs: int | None
-    ) -> None:
+    def __init__(self, streams: list[Stream], steps: int, first: int, epochs: int | None) -> None:
         super().__init__()
         self._streams = streams
         self._steps = steps
@@ -301,13 +299,13 @@ def _tensorflow_batches(
             return _element(pairs)
 
         # Two batches at a time, handed out in order.
-        return tf.data.Dataset.range(steps).map(
-            carry_out, num_parallel_calls=2, deterministic=True
-        )
+        return tf.data.Dataset.range(steps).map(carry_out, num_parallel_calls=2, deterministic=True)
 
     stop = np.iinfo(np.int64).max if epochs is None else initial_epoch + epochs
     return (
-        tf.data.Dataset.range(initial_epoch, stop).flat_map(batches_of).prefetch(_PREFETCHED_BATCHES)
+        tf.data.Dataset.range(initial_epoch, stop)
+        .flat_map(batches_of)
+        .prefetch(_PREFETCHED_BATCHES)
     )
 
 

@@ -121,7 +121,7 @@ class EffectiveNumber(Sampler):
         self.beta = float(beta)
 
     def class_probabilities(self, epoch: int) -> np.ndarray:
-        weights = (1.0 - self.beta) / (1.0 - self.beta**self.class_counts.astype(np.float64))
+        weights = (1.0 - self.beta) / (1.0 - self.beta ** self.class_counts.astype(np.float64))
         mass = weights * self.class_counts
         return mass / mass.sum()
 
