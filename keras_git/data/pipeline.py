@@ -154,6 +154,7 @@ def training_data(
     sources: Stream | None = None,
     initial_epoch: int = 0,
     initial_step: int = 0,
+    epochs: int | None = None,
     pipeline: str = "auto",
 ) -> Any:
     """An endless supply of training batches, from the first batch of `initial_epoch` on.
@@ -166,10 +167,10 @@ def training_data(
             epoch and step is added to each batch; if its epoch has fewer steps, they are gone
             through again.
         initial_epoch: epoch to start with, for a resumed run.
+        initial_step: steps to leave out from there on, for a run that counts steps, not epochs.
         epochs: the epoch before which the tf.data pipeline ends, the same number as the `epochs`
             of `fit`; None never ends. The numpy pipeline never ends, because `fit` would shuffle
             the batches of a finite `PyDataset`.
-        initial_step: steps to leave out from there on, for a run that counts steps, not epochs.
         pipeline: `"tf_data"`, `"numpy"` or `"auto"` (tf.data where TensorFlow is installed).
 
     Returns:
@@ -193,10 +194,12 @@ def training_data(
         )
     steps = stream.steps_per_epoch
     first = initial_epoch * steps + initial_step
+    if epochs is not None and epochs * steps <= first:
+        raise InputError(f"epochs is {epochs}; it must be above initial_epoch ({initial_epoch})")
     streams = [stream] if sources is None else [stream, sources]
     if choose_pipeline(pipeline) == "numpy":
         return _NumpyBatches(streams, steps, first, None)
-    return _tensorflow_batches(streams, steps, first, None)
+    return _tensorflow_batches(streams, steps, first, epochs)
 
 
 def evaluation_data(dataset: ImageDataset, batch_size: int, pipeline: str = "auto") -> Any:
@@ -264,10 +267,8 @@ class _NumpyBatches(keras.utils.PyDataset):
         return _element(pairs)
 
 
-def _tensorflow_batches(
-    streams: list[Stream], steps: int, initial_epoch: int, epochs: int | None
-) -> Any:
-    """The same batches as a tf.data pipeline.
+def _tensorflow_batches(streams: list[Stream], steps: int, first: int, epochs: int | None) -> Any:
+    """The same batches as a tf.data pipeline, from batch `first` on, up to epoch `epochs`.
 
     Python runs once per epoch, to decide about all its batches; everything per batch is
     TensorFlow's. Besides the speed, a pipeline that calls Python for every batch can hang when
@@ -299,13 +300,15 @@ def _tensorflow_batches(
             return _element(pairs)
 
         # Two batches at a time, handed out in order.
-        return tf.data.Dataset.range(steps).map(carry_out, num_parallel_calls=2, deterministic=True)
+        begin = tf.where(epoch == first_epoch, np.int64(first_step), np.int64(0))
+        return tf.data.Dataset.range(begin, steps).map(
+            carry_out, num_parallel_calls=2, deterministic=True
+        )
 
-    stop = np.iinfo(np.int64).max if epochs is None else initial_epoch + epochs
+    first_epoch, first_step = divmod(first, steps)
+    stop = np.iinfo(np.int64).max if epochs is None else epochs
     return (
-        tf.data.Dataset.range(initial_epoch, stop)
-        .flat_map(batches_of)
-        .prefetch(_PREFETCHED_BATCHES)
+        tf.data.Dataset.range(first_epoch, stop).flat_map(batches_of).prefetch(_PREFETCHED_BATCHES)
     )
 
 
