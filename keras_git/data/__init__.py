@@ -6,6 +6,7 @@ they are used.
 
 from keras_git.data.augmentation import RandomCropFlip
 from keras_git.data.dataset import ImageDataset, Splits
+from keras_git.data.glyphs import glyphs
 from keras_git.data.long_tail import (
     channel_statistics,
     cyclic_indices,
@@ -40,6 +41,7 @@ __all__ = [
     "choose_pipeline",
     "class_sizes",
     "cyclic_indices",
+    "glyphs",
     "evaluation_data",
     "long_tail",
     "long_tailed_indices",
