@@ -25,6 +25,7 @@ from keras_git.data.samplers import (
     SquareRoot,
     sampler,
 )
+from keras_git.data.sources import from_arrays, load, load_npz, load_tfds
 
 __all__ = [
     "ClassBalanced",
@@ -43,6 +44,10 @@ __all__ = [
     "cyclic_indices",
     "glyphs",
     "evaluation_data",
+    "from_arrays",
+    "load",
+    "load_npz",
+    "load_tfds",
     "long_tail",
     "long_tailed_indices",
     "sampler",
