@@ -1,0 +1,193 @@
+"""Exports of a trained classifier for programs that do not run Keras.
+
+The `.keras` file stays the first choice: it opens on every backend. These formats are for serving,
+and what can be written depends on the backend and on the packages that are installed:
+
+    format           TensorFlow   JAX              PyTorch
+    tf_saved_model   yes          with TensorFlow  no
+    onnx             tf2onnx      jax2onnx         onnx
+
+ONNX also needs onnxruntime: a converter can write a graph that no runtime accepts (jax2onnx does so
+for max pooling), so a file counts as exported only after it gave the network's logits.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_git.errors import InputError
+
+SUFFIXES = {"tf_saved_model": "_saved_model", "onnx": ".onnx"}
+
+# What Keras needs beside the backend itself, and how to get it.
+_PACKAGES = {
+    ("tf_saved_model", "tensorflow"): (["tensorflow"], "tensorflow"),
+    ("tf_saved_model", "jax"): (["tensorflow"], "tensorflow"),
+    ("onnx", "tensorflow"): (["tf2onnx", "onnxruntime"], "'keras-git[onnx]'"),
+    ("onnx", "jax"): (["jax2onnx", "onnxruntime"], "'keras-git[onnx-jax]'"),
+    ("onnx", "torch"): (["onnx", "onnxruntime"], "'keras-git[onnx]'"),
+}
+
+# Largest difference of a logit that two runtimes' float32 arithmetic may explain, as a part of the
+# largest logit; the converters reach 1e-7 to 1e-6.
+_TOLERANCE = 1e-4
+
+
+def export_classifier(
+    model: keras.Model,
+    path: str | Path,
+    formats: Sequence[str] = ("tf_saved_model", "onnx"),
+) -> dict[str, Path | str]:
+    """Export a classifier network; say for each format where it is, or why it could not be made.
+
+    The export has one input, the images (batch, height, width, channels), float32, scaled as for
+    the network itself (0..255 for a network that owns its scaling), and one output, the logits
+    (batch, classes), float32. The size of the batch is free. What was at the target is replaced
+    only by a finished export.
+
+    Args:
+        model: Functional classifier network (not the trainer around it); one input, one output,
+            float32 dtype policy.
+        path: Target without its ending: `models/classifier` becomes the folder
+            `models/classifier_saved_model` and the file `models/classifier.onnx`.
+        formats: Any of "tf_saved_model" and "onnx".
+
+    Returns:
+        For each format, in the order given, the `Path` of the export or, where this backend or
+        these packages cannot write it, a `str` of one line that says why and what to do.
+
+    Raises:
+        InputError: Unknown format, or a model that is not a functional network with one input.
+        OSError: The folder cannot be written.
+    """
+    unknown = [name for name in formats if name not in SUFFIXES]
+    if unknown:
+        raise InputError(
+            f"unknown export format {unknown[0]!r}; allowed are {', '.join(sorted(SUFFIXES))}"
+        )
+    if len(getattr(model, "inputs", None) or ()) != 1:
+        raise InputError(
+            f"cannot export {getattr(model, 'name', model)!r}: pass the functional classifier "
+            "network, with images as its one input"
+        )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return {
+        name: _obstacle(model, name)
+        or _export(model, path.with_name(path.name + SUFFIXES[name]), name)
+        for name in formats
+    }
+
+
+def _obstacle(model: keras.Model, export_format: str) -> str:
+    """Why `model` cannot be exported here, as far as it can be known beforehand, or ''."""
+    backend = keras.config.backend()
+    if (export_format, backend) not in _PACKAGES:
+        return (
+            f"the {backend} backend cannot write {export_format}: save the model as .keras, and "
+            "load and export it with KERAS_BACKEND=tensorflow"
+        )
+    modules, to_install = _PACKAGES[export_format, backend]
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        return (
+            f"{export_format} on the {backend} backend needs {' and '.join(modules)}, but "
+            f"{' and '.join(missing)} cannot be found: pip install {to_install}"
+        )
+    if export_format == "onnx" and model.dtype_policy.name != "float32":
+        return (
+            f"onnx needs a model of dtype policy float32, this one has {model.dtype_policy.name}: "
+            "build it as float32 and copy the weights"
+        )
+    return ""
+
+
+def _export(model: keras.Model, target: Path, export_format: str) -> Path | str:
+    """Export to a temporary place beside the target, then move it there in one step."""
+    workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        written = workspace / target.name
+        try:
+            if export_format == "onnx":
+                network = _with_constants_inside(model)
+                images = _noise_images(network)
+                network(images, training=False)  # Keras exports only what was called before
+                network.export(str(written), format="onnx", verbose=False)
+                _check_onnx(written, images, network)
+            else:
+                model.export(str(written), format=export_format, verbose=False)
+        except OSError:
+            raise  # no space, no permission: not a matter of the format
+        except Exception as error:
+            # The converters are other projects that follow the frameworks' releases late and raise
+            # anything. A missing export must not cost a finished training run its results.
+            first_line = (str(error).strip() or "no message").splitlines()[0]
+            return (
+                f"{export_format} failed on the {keras.config.backend()} backend: "
+                f"{type(error).__name__}: {first_line}"
+            )
+        if target.is_dir():
+            # A folder cannot be replaced by another in one step: move the old one away first.
+            os.replace(target, workspace / "previous")
+        os.replace(written, target)
+        return target
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+
+
+def _with_constants_inside(model: keras.Model) -> keras.Model:
+    """A copy of the network with each constant Normalization written as a Rescaling.
+
+    tf2onnx turns tensors that exist before tracing, such as the mean given to a Normalization, into
+    required inputs of the ONNX graph; plain numbers, such as those of a Rescaling, stay inside.
+    (x - mean) / std = x * (1 / std) - mean / std. Other backends have no such difficulty.
+    """
+    if keras.config.backend() != "tensorflow":
+        return model
+
+    def clone(layer: Any) -> Any:
+        config = layer.get_config()
+        if not isinstance(layer, keras.layers.Normalization) or config["mean"] is None:
+            return type(layer).from_config(config)
+        mean = keras.ops.convert_to_numpy(layer.mean).reshape(-1)
+        # The layer itself keeps the deviation above this, so that it never divides by zero.
+        std = keras.ops.convert_to_numpy(layer.variance).reshape(-1) ** 0.5
+        std = std.clip(min=keras.config.epsilon())
+        scale, offset = 1 / std, -mean / std
+        if config["invert"]:
+            scale, offset = std, mean
+        return keras.layers.Rescaling(scale.tolist(), offset.tolist(), name=layer.name)
+
+    copy = keras.models.clone_model(model, clone_function=clone)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _noise_images(model: keras.Model) -> np.ndarray:
+    """A batch of two noise images, (2, height, width, channels) float32 in 0..255."""
+    shape = (2, *model.input_shape[1:])
+    return np.random.default_rng(0).uniform(0, 255, shape).astype("float32")
+
+
+def _check_onnx(path: Path, images: np.ndarray, model: keras.Model) -> None:
+    """Run the graph on images alone and compare with the network, or raise what went wrong."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    if len(names) != 1:
+        raise ValueError(f"the graph needs inputs beside the images: {', '.join(names[1:])}")
+    (logits,) = session.run(None, {names[0]: images})
+    expected = keras.ops.convert_to_numpy(model(images, training=False))
+    error = np.max(np.abs(logits - expected))
+    if not error <= _TOLERANCE * max(1.0, float(np.max(np.abs(expected)))):
+        raise ValueError(f"the graph's logits differ from the network's by up to {error:.1e}")
