@@ -156,8 +156,10 @@ def calibration_bins(
         weights = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
     index = ops.cast(ops.ceil(confidence * num_bins), "int32") - 1
     index = ops.clip(index, 0, num_bins - 1)
+    # A dense sum, not a scatter, whose order (and rounding) may change from run to run on a GPU
+    inside = ops.one_hot(index, num_bins, dtype="float32")
     sums = [
-        ops.segment_sum(values, index, num_segments=num_bins)
+        ops.sum(inside * ops.expand_dims(values, 1), axis=0)
         for values in (weights, weights * confidence, weights * correct)
     ]
     return ops.stack(sums)
