@@ -183,7 +183,7 @@ def run_file(path: str | pathlib.Path) -> list[Result]:
             else:
                 results.append(compare(item, arrays.peek(item.key)))
     except Exception as error:  # a file the family cannot handle is a failed file, not a crash
-        failure = f"{type(error).__name__}: {error}"
+        failure = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     for key in arrays:
         if key not in done and key not in arrays.read:
             results.append(Result(key, None, None, "FAIL", failure or "unknown key"))
