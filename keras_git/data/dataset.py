@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -190,7 +191,8 @@ def _written(images: np.ndarray, indices: np.ndarray, path: Path) -> np.ndarray:
         partial.replace(path)
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise InputError(
             f"cannot write images to {path}: {error.strerror or error}; choose a writable folder "
             "with enough space"

@@ -133,9 +133,10 @@ def load_npz(path: str | Path, *, seed: int = 0) -> Splits:
     if not path.is_file():
         raise InputError(f"{path} is not a file; give the path of an .npz file")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, Mapping):
-                raise InputError(f"{path} is not an .npz file; save it with numpy.savez")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, Mapping):
+            raise InputError(f"{path} is not an .npz file; save it with numpy.savez")
+        with archive:
             arrays = {key: archive[key] for key in archive}
     except InputError:
         raise

@@ -1,0 +1,108 @@
+"""Samplers: what an epoch holds, as a pure function of (seed, epoch)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from keras_git.data import (
+    ClassBalanced,
+    Deferred,
+    EffectiveNumber,
+    InstanceBalanced,
+    SquareRoot,
+    sampler,
+)
+from keras_git.errors import InputError
+
+COUNTS = np.array([400, 60, 9, 1])
+LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), COUNTS))
+NAMES = ("instance_balanced", "class_balanced", "square_root", "effective_number")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_orders_are_functions_of_seed_and_epoch(name):
+    one, same, other = (sampler(name, LABELS, seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one.indices(7), same.indices(7))
+    one.indices(0)  # earlier calls leave no trace
+    np.testing.assert_array_equal(one.indices(7), same.indices(7))
+    assert one.indices(7).dtype == np.int64 and len(one.indices(7)) == len(one) == len(LABELS)
+    assert (one.indices(7) != one.indices(8)).any()
+    assert (one.indices(7) != other.indices(7)).any()
+    assert (one.indices(7) != sampler(name, LABELS, (3, 1)).indices(7)).any()
+
+
+def test_instance_balanced_visits_every_image_once():
+    for epoch in range(3):
+        indices = InstanceBalanced(LABELS, 1).indices(epoch)
+        np.testing.assert_array_equal(np.sort(indices), np.arange(len(LABELS)))
+
+
+@pytest.mark.parametrize(
+    ("drawn", "expected"),
+    [
+        (ClassBalanced(LABELS, 2), np.full(4, 0.25)),
+        (SquareRoot(LABELS, 2), np.sqrt(COUNTS) / np.sqrt(COUNTS).sum()),
+        (EffectiveNumber(LABELS, 2, beta=0.0), COUNTS / COUNTS.sum()),
+        (EffectiveNumber(LABELS, 2, beta=0.99), None),
+    ],
+)
+def test_drawn_frequencies_match_the_probabilities(drawn, expected):
+    probabilities = drawn.class_probabilities(0)
+    if expected is None:  # written out from the definition, image by image
+        weights = np.array([0.01 / (1 - 0.99 ** COUNTS[c]) for c in LABELS])
+        expected = np.bincount(LABELS, weights) / weights.sum()
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-12)
+    epochs = 60
+    counts = sum(np.bincount(LABELS[drawn.indices(e)], minlength=4) for e in range(epochs))
+    draws = epochs * len(LABELS)
+    deviation = np.sqrt(draws * expected * (1 - expected))
+    assert (np.abs(counts - draws * expected) < 4.5 * deviation).all()
+
+
+def test_images_of_one_class_are_drawn_alike():
+    drawn = ClassBalanced(LABELS, 5)
+    hits = sum(np.bincount(drawn.indices(e), minlength=len(LABELS)) for e in range(100))
+    small = hits[LABELS == 2]
+    expected = 100 * len(LABELS) / 4 / 9
+    assert (np.abs(small - expected) < 5 * np.sqrt(expected)).all()
+
+
+def test_effective_number_probabilities_of_long_tailed_cifar10():
+    counts = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    probabilities = EffectiveNumber(np.repeat(np.arange(10), counts)).class_probabilities(0)
+    assert probabilities[0] == pytest.approx(0.119, abs=5e-4)
+    assert probabilities[-1] == pytest.approx(0.094, abs=5e-4)
+
+
+def test_deferred_switches_at_its_epoch():
+    first, second = InstanceBalanced(LABELS, 1), ClassBalanced(LABELS, 1)
+    deferred = Deferred(first, second, 5)
+    np.testing.assert_array_equal(deferred.indices(4), first.indices(4))
+    np.testing.assert_array_equal(deferred.indices(5), second.indices(5))
+    np.testing.assert_allclose(deferred.class_probabilities(4), COUNTS / COUNTS.sum())
+    np.testing.assert_allclose(deferred.class_probabilities(5), 0.25)
+    named = sampler("deferred", LABELS, 1, epoch=5)
+    np.testing.assert_array_equal(named.indices(9), deferred.indices(9))
+    other = sampler("deferred", LABELS, 1, epoch=0, second="square_root")
+    np.testing.assert_array_equal(other.indices(9), SquareRoot(LABELS, 1).indices(9))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: sampler("balanced", LABELS), "class_balanced"),
+        (lambda: sampler("class_balanced", LABELS, beta=0.5), "beta"),
+        (lambda: sampler("deferred", LABELS), "epoch"),
+        (lambda: EffectiveNumber(LABELS, beta=1.0), "beta"),
+        (lambda: InstanceBalanced(np.array([0, 2])), "class 1"),
+        (lambda: InstanceBalanced(np.array([0.0, 1.0])), "integers"),
+        (lambda: InstanceBalanced(np.array([-1, 0])), "negative"),
+        (lambda: Deferred(ClassBalanced(LABELS), ClassBalanced(LABELS[:-1]), 1), "same labels"),
+        (lambda: sampler("deferred", LABELS, epoch=-1), "0 or more"),
+        (lambda: InstanceBalanced(LABELS, -1).indices(0), "seed"),
+    ],
+)
+def test_bad_samplers(make, words):
+    with pytest.raises(InputError, match=words):
+        make()
