@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_git import backend
 from keras_git.errors import InputError
+from keras_git.models import call_in_training
 
 ClassWeights = Sequence[float] | np.ndarray | Callable[[int], Any] | None
 
@@ -138,7 +139,9 @@ class Classifier(backend.AugmentedModel):
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         images = inputs["images"] if isinstance(inputs, dict) else inputs
-        return self.network(images, training=training)
+        if training:
+            return call_in_training(self.network, images)
+        return self.network(images, training=False)
 
     def start_epoch_state(self, epoch: int) -> None:
         """Sets what depends on the 0-based epoch; `fit` calls it at the start of each."""
@@ -303,7 +306,7 @@ class GITClassifier(Classifier):
         return mix(images, y, generated, labels, self.generated_fraction, keep)
 
     def _generate(self, sources: Any, style: Any, keep: Any) -> Any:
-        """Generates the images to keep, `generation_batch` at a time; the others stay zero."""
+        """Generates the images to keep, `generation_batch` at a time; the rest is not to be used."""
         count, step = ops.shape(sources)[0], self.generation_batch
         positions = ops.arange(count)
         order = ops.argsort(ops.where(keep, positions, positions + count))  # kept ones first

@@ -1,0 +1,373 @@
+"""Trains the classifiers of an experiment; epochs that methods have in common are trained once."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from absl import logging
+from keras import ops
+
+import keras_git as kg
+from experiments.generator_training import SOURCES
+from experiments.methods import Method
+from experiments.progress import Progress, ShowProgress
+from experiments.results_folder import ResultsFolder
+from keras_git import backend
+from keras_git.errors import InputError
+
+HISTORY_COLUMNS = (
+    "epoch",
+    "learning_rate",
+    "loss",
+    "accuracy",
+    "validation_accuracy",
+    "validation_balanced_accuracy",
+)
+
+
+def make_network(
+    config: Any, dataset: kg.data.ImageDataset, head: str, seed: int | None
+) -> keras.Model:
+    """The classifier network of an experiment, which owns its normalization."""
+    mean, std = kg.data.channel_statistics(dataset.images)
+    arguments = {"mean": mean, "std": std, "seed": seed}
+    if config.architecture == "four_conv":
+        if head == "cosine":
+            raise InputError("four_conv has no cosine head: use resnet for methods with ldam")
+        return kg.models.four_conv(dataset.image_shape, dataset.num_classes, **arguments)
+    return kg.models.resnet(
+        dataset.image_shape, dataset.num_classes, config.depth, head=head, **arguments
+    )
+
+
+def make_schedule(config: Any, steps_per_epoch: int) -> Any:
+    """Warm-up, then two drops, by epoch; Keras counts every batch as an iteration."""
+    return kg.optimizers.WarmUpStep(
+        config.learning_rate,
+        steps_per_epoch,
+        warmup_epochs=config.warmup_epochs,
+        milestones=(config.first_decay_epoch, config.second_decay_epoch),
+        factors=(config.first_decay_factor, config.second_decay_factor),
+    )
+
+
+def make_optimizer(config: Any, steps_per_epoch: int) -> Any:
+    """SGD with the decay coupled into the gradient."""
+    accumulation = config.gradient_accumulation
+    return kg.optimizers.SGD(
+        make_schedule(config, steps_per_epoch),
+        momentum=config.momentum,
+        l2=config.l2,
+        gradient_accumulation_steps=accumulation if accumulation > 1 else None,
+    )
+
+
+class Logits:
+    """Outputs of a network on arrays, in one compiled function of one batch shape."""
+
+    def __init__(self, network: keras.Model, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._run = backend.compiled(lambda x: network(x, training=False), network.variables)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        outputs = []
+        for start in range(0, len(images), self._batch_size):
+            batch = np.asarray(images[start : start + self._batch_size])
+            missing = self._batch_size - len(batch)
+            padded = np.concatenate([batch, np.repeat(batch[:1], missing, axis=0)])
+            result = ops.convert_to_numpy(self._run(padded.astype("float32")))
+            outputs.append(result[: len(batch)])
+        return np.concatenate(outputs)
+
+
+class Trained:
+    """Result of one training.
+
+    Attributes:
+        network: holds the weights of the last epoch, until the next training begins.
+        selected: weights of the epoch that was best on the validation images, or None.
+        selected_epoch: that epoch, 0-based, or None.
+        history: one row per epoch, keys `HISTORY_COLUMNS`.
+        seconds: training time; epochs shared with another method are counted here too.
+        logits: `Logits` of the network.
+    """
+
+    def __init__(self, network: Any, logits: Logits, progress: dict[str, Any], best: Any) -> None:
+        self.network, self.logits = network, logits
+        self.history = progress["history"]
+        self.seconds = progress["seconds"]
+        self.selected_epoch = progress.get("best_epoch")
+        self.selected = best
+
+
+class _EndOfEpoch(keras.callbacks.Callback):
+    """Keeps the history and the state of each finished epoch."""
+
+    def __init__(self, trainer: ClassifierTrainer, job: _Job) -> None:
+        super().__init__()
+        self._trainer, self._job = trainer, job
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._start = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.model.optimizer  # noqa: B018  `self.model` brings JAX's state back into the variables
+        self._trainer.finish_epoch(self._job, epoch, logs or {}, time.monotonic() - self._start)
+
+
+class _Job:
+    """One training: method, seed, and what is known of it so far."""
+
+    def __init__(self, method: Method, seed: int, model: Any, best: list[Any]) -> None:
+        self.method, self.seed, self.model, self.best = method, seed, model, best
+        self.progress: dict[str, Any] = {"epoch": 0, "history": [], "seconds": 0.0}
+        self.shared: dict[int, Path] = {}
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        variables = kg.training.training_variables(self.model)
+        return {**variables, "best": self.best} if self.best else variables
+
+
+class ClassifierTrainer:
+    """Trains methods one after the other with the same compiled steps.
+
+    Networks of one kind are built and compiled once; a training sets their weights back. Methods
+    that do the same until some epoch (erm, drs and git until the deferral) share the state at it.
+
+    Args:
+        config: settings of the experiment.
+        dataset: long-tailed training images.
+        validation: images for the selection of an epoch, or None.
+        generator: for the methods with `git`; None if there is none.
+        folder: where checkpoints go.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        dataset: kg.data.ImageDataset,
+        validation: kg.data.ImageDataset | None,
+        generator: keras.Model | None,
+        folder: ResultsFolder,
+    ) -> None:
+        self.config, self.dataset, self.validation = config, dataset, validation
+        self.generator, self.folder = generator, folder
+        self._models: dict[Any, Any] = {}
+        self._bank: kg.data.ImageDataset | None = None
+
+    def train(self, method: Method, seed: int, methods: Sequence[Method]) -> Trained:
+        """Trains `method`; `methods` are all of the run, whose common epochs are to be kept."""
+        config = self.config
+        model, logits, best = self._model(method)
+        job = _Job(method, seed, model, best)
+        self._reset(job)
+        self._resume(job, methods)
+        with Progress(
+            f"{method.key}, seed {seed}",
+            config.epochs * self._stream(method, seed).steps_per_epoch,
+            job.progress["epoch"] * self._stream(method, seed).steps_per_epoch,
+        ) as shown:
+            generation = config.generation_epoch if method.generates else config.epochs
+            for stop, generates in ((generation, False), (config.epochs, True)):
+                if job.progress["epoch"] < stop:
+                    self._fit(job, stop, generates, shown)
+        best_weights = [ops.convert_to_numpy(v) for v in best] if best else None
+        return Trained(model.network, logits, job.progress, best_weights)
+
+    def _fit(self, job: _Job, stop: int, generates: bool, shown: Progress) -> None:
+        stream = self._stream(job.method, job.seed)
+        start = job.progress["epoch"]
+        data = kg.data.training_data(
+            stream,
+            sources=self._sources(job) if generates else None,
+            initial_epoch=start,
+            pipeline=self.config.pipeline,
+        )
+        job.model.fit(
+            data,
+            steps_per_epoch=stream.steps_per_epoch,
+            initial_epoch=start,
+            epochs=stop,
+            verbose=0,
+            shuffle=False,
+            callbacks=[_EndOfEpoch(self, job), ShowProgress(shown)],
+        )
+
+    def _stream(self, method: Method, seed: int) -> kg.data.Stream:
+        config = self.config
+        augmentation = None
+        if config.augmentation != "none":
+            augmentation = kg.data.RandomCropFlip(crop=config.augmentation == "crop_flip")
+        return kg.data.Stream(
+            self.dataset,
+            method.sampler(self.dataset.labels, seed, config.defer_epoch),
+            config.batch_size,
+            augmentation=augmentation,
+            seed=seed,
+            drop_remainder=config.drop_remainder,
+        )
+
+    def _sources(self, job: _Job) -> kg.data.Stream:
+        config, seed = self.config, (job.seed, SOURCES)
+        dataset = self._bank_of_images() if config.generator_bank else self.dataset
+        flip = config.augmentation != "none"
+        return kg.data.Stream(
+            dataset,
+            job.method.sampler(dataset.labels, seed, config.defer_epoch),
+            max(int(config.generated_fraction * config.batch_size), 1),
+            augmentation=kg.data.RandomCropFlip(crop=False) if flip else None,
+            seed=seed,
+            drop_remainder=True,
+        )
+
+    def _bank_of_images(self) -> kg.data.ImageDataset:
+        if self._bank is None:
+            keep = kg.training.keep_probability(
+                self.dataset.class_counts, self.config.keep_threshold
+            )
+            with Progress("generator bank", 1):
+                self._bank = kg.training.generator_bank(
+                    self.generator,
+                    self.dataset,
+                    self.config.generator_bank,
+                    skip_classes=keep == 0,
+                    seed=self.config.generator_seed,
+                )
+        return self._bank
+
+    def _model(self, method: Method) -> tuple[Any, Logits, list[Any]]:
+        """Model, logits and room for the selected weights; one for all methods that can share."""
+        weights = method.class_weights(self.dataset.class_counts, self.config.defer_epoch)
+        key = (method.loss, method.weighting)  # the plain steps of erm, drs and git are the same
+        if key not in self._models:
+            config = self.config
+            network = make_network(config, self.dataset, method.head, seed=0)
+            if self.generator is None:
+                model = kg.training.Classifier(network, class_weights=weights)
+            else:
+                model = kg.training.GITClassifier(
+                    network,
+                    None if config.generator_bank else self.generator,
+                    class_counts=self.dataset.class_counts,
+                    generated_fraction=config.generated_fraction,
+                    keep_threshold=config.keep_threshold,
+                    class_weights=weights,
+                )
+            stream = self._stream(method, 0)
+            model.compile(
+                make_optimizer(config, stream.steps_per_epoch),
+                method.make_loss(self.dataset.class_counts),
+                metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+            )
+            model.optimizer.build(model.trainable_variables)
+            best: list[Any] = []
+            if self.validation is not None:
+                best = list(make_network(config, self.dataset, method.head, seed=0).variables)
+            logits = Logits(network, config.evaluation_batch_size)
+            self._models[key] = model, logits, best
+        return self._models[key]
+
+    def _reset(self, job: _Job) -> None:
+        """Sets a model back to the start of a training with this seed."""
+        model = job.model
+        fresh = make_network(self.config, self.dataset, job.method.head, seed=job.seed)
+        for variable, start in zip(model.network.variables, fresh.variables, strict=True):
+            variable.assign(start)
+        for variable in model.optimizer.variables:
+            variable.assign(np.zeros(variable.shape, variable.dtype))
+        seeds = keras.random.SeedGenerator(job.seed)
+        model.seed_generator.state.assign(seeds.state)
+
+    def _resume(self, job: _Job, methods: Sequence[Method]) -> None:
+        """Loads the own checkpoint, or else the longest run of epochs shared with another method.
+
+        Decides also at which epochs this training has to leave its state for later methods.
+        """
+        config = self.config
+        own = self._path(job)
+        stages = self._stages(job.method)
+        common: set[int] = set()
+        for other in methods:
+            if other.key != job.method.key:
+                theirs = self._stages(other)
+                same = [a == b for a, b in zip(stages, theirs, strict=True)]
+                common.add(same.index(False) if False in same else config.epochs)
+        job.shared = {epoch: self._shared_path(job, stages[:epoch]) for epoch in common if epoch}
+        progress = kg.training.load_checkpoint(own, job.variables)
+        if progress is None:
+            for epoch in sorted(job.shared, reverse=True):
+                progress = kg.training.load_checkpoint(job.shared[epoch], job.variables)
+                if progress is not None:
+                    logging.info(
+                        "%s, seed %d: shares its first %d epochs with another method",
+                        job.method.key,
+                        job.seed,
+                        epoch,
+                    )
+                    break
+        else:
+            logging.info(
+                "%s, seed %d: continues at epoch %d", job.method.key, job.seed, progress["epoch"]
+            )
+        if progress is not None:
+            job.progress = progress
+
+    def _stages(self, method: Method) -> list[Any]:
+        config = self.config
+        return [
+            method.stage(epoch, config.defer_epoch, config.generation_epoch)
+            for epoch in range(config.epochs)
+        ]
+
+    def _path(self, job: _Job) -> Path:
+        name = job.method.key.replace("+", "_and_")
+        return self.folder.checkpoints / f"classifier_{name}_seed{job.seed}.npz"
+
+    def _shared_path(self, job: _Job, stages: list[Any]) -> Path:
+        digest = hashlib.sha256(repr(stages).encode()).hexdigest()[:12]
+        return self.folder.checkpoints / f"shared_{digest}_seed{job.seed}.npz"
+
+    def finish_epoch(self, job: _Job, epoch: int, logs: dict[str, Any], seconds: float) -> None:
+        """Records an epoch and saves the state after it."""
+        row = {
+            "epoch": epoch,
+            "learning_rate": float(ops.convert_to_numpy(make_schedule(self.config, 1)(epoch))),
+            "loss": float(logs["loss"]),
+            "accuracy": float(logs["accuracy"]),
+        }
+        if not np.isfinite(row["loss"]):
+            raise InputError(
+                f"{job.method.key}, seed {job.seed}: the loss became NaN in epoch {epoch}; lower "
+                "--learning_rate and name a new output_dir (what was finished is kept)"
+            )
+        progress = job.progress
+        if self.validation is not None:
+            self._select(job, epoch, row)
+        progress["history"].append(row)
+        progress["epoch"] = epoch + 1
+        progress["seconds"] += seconds
+        kg.training.save_checkpoint(self._path(job), job.variables, progress)
+        if epoch + 1 in job.shared and not job.shared[epoch + 1].exists():
+            kg.training.save_checkpoint(job.shared[epoch + 1], job.variables, progress)
+
+    def _select(self, job: _Job, epoch: int, row: dict[str, Any]) -> None:
+        """Keeps the weights if no earlier epoch has a higher balanced validation accuracy."""
+        _, logits, best = self._model(job.method)
+        labels = self.validation.labels
+        predicted = logits(self.validation.images).argmax(-1)
+        right = predicted == labels
+        per_class = [right[labels == c].mean() for c in np.unique(labels)]
+        row["validation_accuracy"] = float(right.mean())
+        row["validation_balanced_accuracy"] = float(np.mean(per_class))
+        if row["validation_balanced_accuracy"] > job.progress.get("best", -1.0):
+            job.progress["best"] = row["validation_balanced_accuracy"]
+            job.progress["best_epoch"] = epoch
+            for kept, variable in zip(best, job.model.network.variables, strict=True):
+                kept.assign(variable)

@@ -1,0 +1,25 @@
+"""Generative Invariance Transfer for Keras 3.
+
+Measures, repairs and explains what a classifier learned of the nuisances in long-tailed data.
+Importing it loads the Keras backend in use and no other framework.
+"""
+
+from __future__ import annotations
+
+from keras_git import data, export, losses, metrics, models, optimizers, plots, training, transforms
+from keras_git.errors import InputError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "InputError",
+    "data",
+    "export",
+    "losses",
+    "metrics",
+    "models",
+    "optimizers",
+    "plots",
+    "training",
+    "transforms",
+]

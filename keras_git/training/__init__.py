@@ -1,0 +1,28 @@
+"""Training of the generator and of the classifier."""
+
+from __future__ import annotations
+
+from keras_git.training.checkpoint import load_checkpoint, save_checkpoint, training_variables
+from keras_git.training.generator_bank import generate_images, generator_bank
+from keras_git.training.git_classifier import (
+    Classifier,
+    GITClassifier,
+    check_generator,
+    keep_probability,
+    mix,
+)
+from keras_git.training.munit import MUNIT
+
+__all__ = [
+    "MUNIT",
+    "Classifier",
+    "GITClassifier",
+    "check_generator",
+    "generate_images",
+    "generator_bank",
+    "keep_probability",
+    "load_checkpoint",
+    "mix",
+    "save_checkpoint",
+    "training_variables",
+]
