@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -130,7 +131,7 @@ class Compose(Transform):
         InputError: no transformation, or something that is not one.
     """
 
-    def __init__(self, transforms: list[Transform], name: str | None = None) -> None:
+    def __init__(self, transforms: Sequence[Any], name: str | None = None) -> None:
         # keras.saving hands over the parts as configurations
         parts = [
             keras.saving.deserialize_keras_object(part) if isinstance(part, dict) else part

@@ -120,7 +120,8 @@ def rotate(images: Any, degrees: Any, xp: Any = np) -> Any:
     table = xp.reshape(_working(images, xp), (-1, channels))
     first = integer(xp.arange(number))[:, None] * (height * width)
 
-    def cubic(p1: Any, p2: Any, p3: Any, p4: Any, part: Any) -> Any:
+    def cubic(taps: list[Any], part: Any) -> Any:
+        p1, p2, p3, p4 = taps
         inner = 2.0 * (p1 - p2) + p3 - p4 + part * (-p1 + p2 - p3 + p4)
         return p2 + part * ((p3 - p1) + part * inner)
 
@@ -129,8 +130,8 @@ def rotate(images: Any, degrees: Any, xp: Any = np) -> Any:
     for shift in (-1, 0, 1, 2):
         row = first + xp.clip(top + shift, 0, height - 1) * width
         taps = [xp.take(table, row + column, axis=0) for column in tap_columns]
-        along_x.append(cubic(*taps, part_x))
-    value = xp.clip(cubic(*along_x, part_y), 0.0, 255.0)
+        along_x.append(cubic(taps, part_x))
+    value = xp.clip(cubic(along_x, part_y), 0.0, 255.0)
     value = xp.where(inside[..., None], value, xp.zeros_like(value))
     return _truncated(xp.reshape(value, shape), images, xp)
 
