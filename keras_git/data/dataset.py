@@ -96,7 +96,7 @@ class ImageDataset:
         digest = hashlib.sha256(repr(self.images.shape).encode())
         digest.update(self.labels.astype("<i8").tobytes())
         for start, stop in _chunks(self.images):
-            digest.update(np.ascontiguousarray(self.images[start:stop]))
+            digest.update(self.images[start:stop].tobytes())
         return digest.hexdigest()
 
     def take(self, indices: np.ndarray, path: str | Path | None = None) -> ImageDataset:

@@ -248,7 +248,7 @@ def _draw(character: np.ndarray, normals: np.ndarray) -> np.ndarray:
     count, strokes = len(normals), len(character)
     own, common = normals[:, : _MAX_STROKES * 8], normals[:, _MAX_STROKES * 8 :]
     own = own.reshape(count, _MAX_STROKES, 8)[:, :strokes]
-    points = character[None].astype(np.float32)
+    points: np.ndarray = character[None].astype(np.float32)
     points = points + _POINT_JITTER * own[..., :6].reshape(count, strokes, 3, 2)
     points = points + _DRIFT_JITTER * own[..., None, 6:]
 

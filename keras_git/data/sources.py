@@ -6,7 +6,6 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,10 +133,10 @@ def load_npz(path: str | Path, *, seed: int = 0) -> Splits:
         raise InputError(f"{path} is not a file; give the path of an .npz file")
     try:
         archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, Mapping):
+        if not isinstance(archive, np.lib.npyio.NpzFile):
             raise InputError(f"{path} is not an .npz file; save it with numpy.savez")
-        with archive:
-            arrays = {key: archive[key] for key in archive}
+        arrays = {key: archive[key] for key in archive}
+        archive.close()
     except InputError:
         raise
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
@@ -269,7 +268,8 @@ def _tfds_split(
         return tfds.as_numpy(dataset.batch(batch_size).prefetch(2))
 
     # First pass, without decoding any image: labels and ids.
-    labels, ids = [], []
+    labels: list[int] = []
+    ids: list[str] = []
     keys = ("label", "id") if has_id else ("label",)
     for batch in batches(keys, 1000, decoders={"image": tfds.decode.SkipDecoding()}):
         labels.extend(int(label) for label in batch["label"])

@@ -43,12 +43,12 @@ def test_the_seed_decides():
         assert (getattr(one, split).images != getattr(other, split).images).any()
 
 
-def test_content_is_the_same_on_every_backend_and_machine():
-    """Two characters, summarized: means survive a different rounding of the last grey level."""
+def test_a_seed_means_the_same_characters_everywhere():
+    """Mean grey level per class, stored; room for another rounding of single grey levels."""
     images = small(nuisance="none", seed=0).invariance.images
-    again = small(nuisance="none", seed=0).invariance.images
-    np.testing.assert_array_equal(images, again)
-    assert 20 < images.mean() < 60
+    expected = [21.03, 43.01, 22.79, 42.12, 42.12, 36.27, 50.27, 38.59, 51.76, 32.92]
+    means = images.reshape(20, -1).mean(axis=1)
+    np.testing.assert_allclose(means[:10], expected, atol=0.02)
 
 
 def test_sizes_do_not_change_other_images():
