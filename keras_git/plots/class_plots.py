@@ -47,6 +47,7 @@ def ekld_against_class_size(results: Mapping[str, Any], path: str | Path) -> Pat
         Networks Transfer Invariances Across Classes?", ICLR 2022, https://arxiv.org/abs/2203.09739.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     class_counts = _class_counts(results)
     transformations: list[str] = []
@@ -63,8 +64,10 @@ def ekld_against_class_size(results: Mapping[str, Any], path: str | Path) -> Pat
 
     columns = 2 if len(transformations) in (2, 4) else min(3, len(transformations))
     rows = -(-len(transformations) // columns)
-    figure = Figure(figsize=(1.0 + 4.6 * columns, 0.9 + 3.5 * rows), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.04, hspace=0.05)
+    figure = Figure(
+        figsize=(1.0 + 4.6 * columns, 0.9 + 3.5 * rows),
+        layout=ConstrainedLayoutEngine(wspace=0.04, hspace=0.05),
+    )
     panels = figure.subplots(rows, columns, squeeze=False)
     for panel in panels.flat[len(transformations) :]:
         panel.set_visible(False)

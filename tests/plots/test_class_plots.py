@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import matplotlib.figure
 import numpy as np
 import pytest
@@ -179,8 +176,3 @@ def test_bad_results_are_named(tmp_path, draw):
     with pytest.raises(InputError, match="no eKLD|no accuracies"):
         draw({**good, "methods": {"erm": {"seeds": {}}}}, tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_import_draws_nothing_and_loads_no_matplotlib():
-    code = "import sys, keras_git.plots; sys.exit('matplotlib' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
