@@ -109,7 +109,8 @@ class Config:
     generator_batch_size: int = option(1, "Images per step of the generator.")
     generator_learning_rate: float = option(1e-4, "Learning rate of generator and discriminator.")
     generator_schedule: str = option(
-        "step", "Halved every 100,000 steps, or constant to half and then linear to 0.",
+        "step",
+        "Halved every 100,000 steps, or constant to half and then linear to 0.",
         ("step", "constant_then_linear", "constant"),
     )
     generator_l2: float = option(1e-4, "Coupled L2 decay.")
@@ -281,7 +282,9 @@ def load_data(config: Config, cache_dir: Path) -> kg.data.Splits:
                 smallest=config.smallest_class,
                 alpha=config.zipf_exponent,
             )
-            train = kg.data.long_tail(full, sizes, selection=config.selection, seed=config.data_seed)
+            train = kg.data.long_tail(
+                full, sizes, selection=config.selection, seed=config.data_seed
+            )
             splits = dataclasses.replace(splits, train=train)
         counts = full.class_counts
         if config.recognition_epochs and counts.min() == counts.max():

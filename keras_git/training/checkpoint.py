@@ -81,7 +81,7 @@ def load_checkpoint(
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         progress = json.loads(str(arrays.pop(_PROGRESS)))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not a checkpoint ({error}): {remedy}") from error
     wanted = {
         f"{group}/{i}": variable

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,6 +14,20 @@ from keras_git import backend
 from keras_git.data.dataset import ImageDataset
 from keras_git.errors import InputError
 from keras_git.training.git_classifier import check_generator
+
+
+# generator -> its compiled function, made once; an entry goes with its generator
+_translations: weakref.WeakKeyDictionary[Any, Callable[..., Any]] = weakref.WeakKeyDictionary()
+
+
+def _translation(generator: keras.Model) -> Callable[..., Any]:
+    reference = weakref.ref(generator)  # the cache must not keep the generator alive
+
+    def translate(x: Any, style: Any) -> Any:
+        x = ops.cast(x, "float32") / 127.5 - 1.0
+        return (reference()([x, style], training=False) + 1.0) * 127.5
+
+    return backend.compiled(translate, generator.variables)
 
 
 def generate_images(
@@ -29,12 +45,9 @@ def generate_images(
         float32 array (N, H, W, C) in 0..255, neither clipped nor rounded.
     """
     check_generator(generator, images.shape[1:])
-
-    def translate(x: Any, style: Any) -> Any:
-        x = ops.cast(x, "float32") / 127.5 - 1.0
-        return (generator([x, style], training=False) + 1.0) * 127.5
-
-    run = backend.compiled(translate, generator.variables)
+    if generator not in _translations:
+        _translations[generator] = _translation(generator)
+    run = _translations[generator]
     generated = []
     for start in range(0, len(images), batch_size):
         x = np.asarray(images[start : start + batch_size])

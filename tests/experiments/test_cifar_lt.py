@@ -1,0 +1,217 @@
+"""The experiment end to end in small, and every way to use it wrongly."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_git as kg
+from experiments.cifar_lt import Config, checked, quick, run
+from keras_git.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+SMALL = Config(
+    methods=("erm", "git"),
+    num_classes=20,
+    nuisance="grey_level",
+    quick=True,
+    batch_size=32,
+    drop_remainder=True,
+    augmentation="none",
+    keep_threshold=100,
+    generator_downsamplings=1,
+    generator_outer_kernel=3,
+    generator_upsampling_kernel=3,
+    style_downsamplings=2,
+    discriminator_layers=2,
+    invariance_transforms=("grey_level", "generator"),
+    recognition_epochs=1,
+)
+
+
+def without_seconds(value: object) -> object:
+    if isinstance(value, dict):
+        return {k: without_seconds(v) for k, v in value.items() if k != "seconds"}
+    return value
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Config, dict]:
+    folder = tmp_path_factory.mktemp("experiment") / "run"
+    config = dataclasses.replace(SMALL, output_dir=str(folder))
+    return config, run(config)
+
+
+def test_the_results_hold_what_is_promised(finished: tuple[Config, dict]) -> None:
+    config, results = finished
+    folder = Path(config.output_dir)
+    assert results["format_version"] == 1
+    assert results["class_counts"][0] == 24 and results["class_counts"][-1] == 4
+    for method in config.methods:
+        seed = results["methods"][method]["seeds"]["0"]
+        assert len(seed["per_class_accuracy"]) == 20
+        mean = np.mean(seed["per_class_accuracy"])
+        assert seed["balanced_accuracy"] == pytest.approx(mean)
+        for transform in config.invariance_transforms:
+            measured = seed["invariance"][transform]
+            for name in ("ekld", "ekld_standard_error", "consistency"):
+                assert len(measured[name]) == 20
+            assert min(measured["ekld"]) >= 0 and max(measured["consistency"]) <= 1
+        assert seed["parameters"] > 77_000
+        assert set(seed["seconds"]) == {"training", "test", "invariance"}
+        assert results["methods"][method]["mean"]["balanced_accuracy"] is not None
+    generator = results["generator"]
+    assert generator["style_distance"] > 0 and 0 <= generator["recognized"] <= 1
+    with open(folder / "per_class.csv") as file:
+        assert len(list(csv.DictReader(file))) == 2 * 20
+    for name in ("ekld_against_class_size", "accuracy_per_class", "generator"):
+        assert (folder / "pictures" / f"{name}.png").stat().st_size > 1000
+    config_file = json.loads((folder / "config.json").read_text())
+    assert config_file["class_counts"] == results["class_counts"]
+    assert config_file["versions"]["backend"] == keras.config.backend()
+
+
+def test_nothing_temporary_is_left(finished: tuple[Config, dict]) -> None:
+    folder = Path(finished[0].output_dir)
+    assert not (folder / "checkpoints").exists()
+    left = [p.name for p in folder.rglob("*") if p.name.startswith(".") and p.name != ".lock"]
+    assert left == []
+
+
+def test_the_saved_classifier_gives_the_reported_accuracy(finished: tuple[Config, dict]) -> None:
+    config, results = finished
+    network = keras.models.load_model(Path(config.output_dir) / "models/classifier_git_seed0.keras")
+    test = kg.data.glyphs(
+        20,
+        sizes=results["class_counts"],
+        test_per_class=20,
+        recognition_per_class=20,
+        nuisance="grey_level",
+    ).test
+    logits = network.predict(test.images.astype("float32"), batch_size=100, verbose=0)
+    accuracy = float(np.mean(logits.argmax(-1) == test.labels))
+    reported = results["methods"]["git"]["seeds"]["0"]["test_accuracy"]
+    assert accuracy == pytest.approx(reported, abs=0.01)
+
+
+def test_a_finished_run_is_not_trained_again(finished: tuple[Config, dict], capsys) -> None:
+    config, results = finished
+    model = Path(config.output_dir) / "models/classifier_git_seed0.keras"
+    before = model.stat().st_mtime_ns
+    assert without_seconds(run(config)) == without_seconds(results)
+    assert model.stat().st_mtime_ns == before
+    assert "git - erm" in capsys.readouterr().out
+
+
+def test_another_configuration_does_not_touch_it(finished: tuple[Config, dict]) -> None:
+    config, _ = finished
+    results = Path(config.output_dir, "results.json").read_bytes()
+    with pytest.raises(InputError, match="different configuration: learning_rate"):
+        run(dataclasses.replace(config, learning_rate=0.05))
+    assert Path(config.output_dir, "results.json").read_bytes() == results
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"methods": ("gitt",)}, "unknown"),
+        ({"methods": ("erm", "erm")}, "each once"),
+        ({"seeds": (1, 1)}, "different numbers"),
+        ({"epochs": 0, "quick": False}, "--epochs=0"),
+        ({"validation_fraction": 1.0}, "validation_fraction"),
+        ({"generated_fraction": 0.0}, "generated_fraction"),
+        ({"domains": 3}, "--domains=3"),
+        ({"invariance_transforms": ("sharpen",)}, "'sharpen' is unknown"),
+        ({"invariance_split": "validation"}, "validation_fraction above 0"),
+        ({"export": ("gif",)}, "'gif' is unknown"),
+        ({"generator": "nowhere.keras"}, "no such file"),
+        ({"second_decay_epoch": 1, "defer_epoch": 5, "quick": False}, "second_decay_epoch"),
+        ({"profile": "as_is"}, "drawn to order"),
+        ({"num_classes": 7}, "20"),
+        ({"keep_threshold": 2, "quick": False, "largest_class": 24, "smallest_class": 4}, "thresh"),
+        ({"dataset": "nowhere.npz"}, "nowhere.npz"),
+        ({"dataset": "cifar10", "data_dir": "nowhere"}, "nowhere"),
+        ({"depth": 9, "quick": False, "largest_class": 24, "smallest_class": 4}, "9"),
+    ],
+)
+def test_bad_settings_are_named(tmp_path, changes: dict, reason: str) -> None:
+    config = dataclasses.replace(SMALL, output_dir=str(tmp_path / "run"), **changes)
+    config = dataclasses.replace(config, generator_steps=1) if "keep" in str(changes) else config
+    with pytest.raises(InputError, match=reason):
+        run(config)
+
+
+def test_a_file_that_is_no_generator_is_named(tmp_path) -> None:
+    path = tmp_path / "generator.keras"
+    path.write_bytes(b"not a model")
+    with pytest.raises(InputError, match="not a Keras model file"):
+        run(dataclasses.replace(SMALL, generator=str(path), output_dir=str(tmp_path / "run")))
+    image, style = keras.Input((32, 32, 3)), keras.Input((8,))
+    keras.Model([image, style], image + keras.ops.mean(style)).save(path)
+    with pytest.raises(InputError, match=r"\(32, 32, 3\)"):
+        run(dataclasses.replace(SMALL, generator=str(path), output_dir=str(tmp_path / "run2")))
+
+
+def test_a_loss_that_is_nan_ends_the_run(tmp_path) -> None:
+    config = dataclasses.replace(
+        SMALL, methods=("erm",), learning_rate=1e30, output_dir=str(tmp_path / "run")
+    )
+    with pytest.raises(InputError, match="became NaN"):
+        run(config)
+
+
+def test_every_flagfile_can_be_read() -> None:
+    for path in sorted((ROOT / "experiments/flagfiles").glob("*.cfg")):
+        lines = path.read_text().splitlines()
+        assert all(line.startswith("#") for line in lines[:3]), path
+        names = {line[2:].split("=")[0].removeprefix("no") for line in lines if line[:2] == "--"}
+        known = {field.name for field in dataclasses.fields(Config)}
+        known |= {name.removeprefix("no") for name in known} | {"flagfile"}
+        assert names <= known, path
+
+
+def test_quick_is_small_and_valid() -> None:
+    config, methods = checked(dataclasses.replace(Config(), quick=True))
+    assert quick(config) == config
+    assert config.epochs == 3 and config.generator_steps == 20 and len(methods) == 3
+
+
+def program(*flags: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.cifar_lt", *flags],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--epoch=3"], "epoch"),
+        (["--epochs=many"], "many"),
+        (["--profile=pareto"], "pareto"),
+        (["--flagfile=nowhere.cfg"], "nowhere.cfg"),
+        (["--seeds=a,b"], "--seeds=a,b"),
+        (["surplus"], "surplus"),
+        (["--methods=nothing"], "nothing"),
+        (["--dataset=cifar10", "--data_dir=nowhere"], "nowhere"),
+    ],
+)
+def test_the_program_ends_with_one_line_and_code_2(tmp_path, flags: list[str], reason: str) -> None:
+    done = program(*flags, f"--output_dir={tmp_path / 'run'}")
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and reason in lines[0]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "results.json").exists()

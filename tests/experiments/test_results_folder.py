@@ -1,0 +1,89 @@
+"""The results folder: locked, tied to its configuration, never half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from experiments.results_folder import ResultsFolder, to_json, write_atomically
+from keras_git.errors import InputError
+
+SETTINGS = {"epochs": 3, "methods": ("erm", "drs")}
+
+
+def test_a_folder_can_be_continued_with_its_own_configuration(tmp_path) -> None:
+    with ResultsFolder(tmp_path / "run", SETTINGS) as folder:
+        folder.write_config(class_counts=[3, 2])
+        folder.write_results({"a": 1.5})
+    with ResultsFolder(tmp_path / "run", SETTINGS) as folder:
+        folder.write_config(class_counts=[3, 2])
+        assert folder.read_results() == {"a": 1.5}
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["settings"] == {"epochs": 3, "methods": ["erm", "drs"]}
+    assert {"versions", "git_revision", "class_counts"} <= config.keys()
+
+
+def test_another_configuration_is_refused(tmp_path) -> None:
+    with ResultsFolder(tmp_path, SETTINGS) as folder:
+        folder.write_config()
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(InputError, match="epochs was 3, now 4"):
+        ResultsFolder(tmp_path, {**SETTINGS, "epochs": 4}).__enter__()
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_other_data_are_refused(tmp_path) -> None:
+    with ResultsFolder(tmp_path, SETTINGS) as folder:
+        folder.write_config(content_hash="a")
+        with pytest.raises(InputError, match="content_hash differs"):
+            folder.write_config(content_hash="b")
+
+
+def test_a_folder_in_use_is_refused(tmp_path) -> None:
+    with ResultsFolder(tmp_path, SETTINGS):
+        with pytest.raises(InputError, match="in use by another run"):
+            ResultsFolder(tmp_path, SETTINGS).__enter__()
+    with ResultsFolder(tmp_path, SETTINGS):
+        pass
+
+
+def test_a_strange_folder_is_refused_and_untouched(tmp_path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="not empty"):
+        ResultsFolder(tmp_path, SETTINGS).__enter__()
+    assert {p.name for p in tmp_path.iterdir()} <= {"thesis.tex", ".lock"}
+    with pytest.raises(InputError, match="is a file"):
+        ResultsFolder(tmp_path / "thesis.tex", SETTINGS).__enter__()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write all")
+def test_a_folder_without_permission_is_refused(tmp_path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="cannot be written"):
+        ResultsFolder(tmp_path / "run", SETTINGS).__enter__()
+
+
+def test_a_damaged_configuration_is_refused(tmp_path) -> None:
+    (tmp_path / "config.json").write_text('{"settings": {"epo')
+    with pytest.raises(InputError, match="cannot be read"):
+        ResultsFolder(tmp_path, SETTINGS).__enter__()
+
+
+def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "results.json"
+    write_atomically(path, "old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_json_has_no_nan() -> None:
+    assert json.loads(to_json({"a": [float("nan"), 1.0]})) == {"a": [None, 1.0]}
