@@ -49,15 +49,16 @@ def save_checkpoint(
         progress: what else is needed to continue, for example the epoch and the history.
     """
     path = Path(path)
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{group}/{i}": ops.convert_to_numpy(variable)
         for group, members in variables.items()
         for i, variable in enumerate(members)
     }
+    arrays[_PROGRESS] = np.array(json.dumps(progress))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            np.savez(file, **{_PROGRESS: np.array(json.dumps(progress))}, **arrays)
+            np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -15,13 +15,12 @@ from keras_git.data.dataset import ImageDataset
 from keras_git.errors import InputError
 from keras_git.training.git_classifier import check_generator
 
-
 # generator -> its compiled function, made once; an entry goes with its generator
 _translations: weakref.WeakKeyDictionary[Any, Callable[..., Any]] = weakref.WeakKeyDictionary()
 
 
 def _translation(generator: keras.Model) -> Callable[..., Any]:
-    reference = weakref.ref(generator)  # the cache must not keep the generator alive
+    reference: Any = weakref.ref(generator)  # the cache must not keep the generator alive
 
     def translate(x: Any, style: Any) -> Any:
         x = ops.cast(x, "float32") / 127.5 - 1.0

@@ -129,7 +129,7 @@ class Classifier(backend.AugmentedModel):
         self.network = network
         self.num_classes = int(network.output_shape[-1])
         self._schedule = class_weights
-        self.class_weights = None
+        self.class_weights: Any = None
         if class_weights is not None:
             self.class_weights = self.add_weight(
                 shape=(self.num_classes,), initializer="ones", trainable=False, name="class_weights"
@@ -254,7 +254,7 @@ class GITClassifier(Classifier):
         if generator is not None:
             check_generator(generator, network.input_shape[1:])
         super().__init__(network, class_weights=class_weights, seed=seed, **kwargs)
-        self.generator = generator
+        self.generator: Any = generator
         if generator is not None:
             generator.trainable = False
             self.style_dim = int(generator.inputs[1].shape[-1])
@@ -306,7 +306,7 @@ class GITClassifier(Classifier):
         return mix(images, y, generated, labels, self.generated_fraction, keep)
 
     def _generate(self, sources: Any, style: Any, keep: Any) -> Any:
-        """Generates the images to keep, `generation_batch` at a time; the rest is not to be used."""
+        """Generates the images to keep, `generation_batch` at a time; the rest is no image."""
         count, step = ops.shape(sources)[0], self.generation_batch
         positions = ops.arange(count)
         order = ops.argsort(ops.where(keep, positions, positions + count))  # kept ones first

@@ -21,8 +21,9 @@ def inputs_of(model: keras.Model) -> list[np.ndarray]:
 def outputs_of(model: keras.Model) -> list[np.ndarray]:
     """All outputs as numpy arrays."""
     inputs = [keras.ops.convert_to_tensor(x) for x in inputs_of(model)]
-    outputs = model(inputs if len(inputs) > 1 else inputs[0], training=False)
-    return [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(outputs)]
+    # predict rather than a plain call: JAX compiles the network once, not every operation
+    outputs = model.predict_on_batch(inputs if len(inputs) > 1 else inputs[0])
+    return keras.tree.flatten(outputs)
 
 
 def open_all(folder: pathlib.Path) -> None:

@@ -172,21 +172,32 @@ def _munit(config: dict, hyper: dict) -> tuple[MUNIT, dict[str, weights.Paramete
         betas = {"beta_1": hyper["beta1"], "beta_2": hyper["beta2"]}
         return Adam(schedule, **betas, epsilon=1e-8, l2=hyper["weight_decay"])
 
-    model.compile(generator_optimizer=adam(), discriminator_optimizer=adam())
+    # three steps are not worth the graph that TensorFlow would trace; JAX compiles in any case
+    eager = keras.config.backend() == "tensorflow"
+    model.compile(generator_optimizer=adam(), discriminator_optimizer=adam(), run_eagerly=eager)
     model.optimizer.build(model.trainable_variables)
     return model, parameters, schedule
 
 
 def _terms_and_gradients(model: MUNIT, phase: str, variables: list[Any]) -> Step:
     """(images, styles) -> the losses of each domain, and the gradients of their weighted sum."""
-    judging = phase == "dis"
-    terms = model.discriminator_terms if judging else model.generator_terms
-    objective = model._discriminator_objective if judging else model._generator_objective
+    weights_of_terms = model.weights_of_terms
+
+    def judge(images: list[Any], styles: list[Any]) -> tuple[Any, Any]:
+        terms = model.discriminator_terms(images, styles)
+        return weights_of_terms["adversarial"] * sum(terms), terms
+
+    def generate(images: list[Any], styles: list[Any]) -> tuple[Any, Any]:
+        terms = model.generator_terms(images, styles)
+        total = sum(weights_of_terms[name] * d[name] for d in terms for name in d)
+        return total, terms
+
+    objective = judge if phase == "dis" else generate
 
     def function(images: list[Any], styles: list[Any]) -> Any:
         recorder = GradientRecorder()
-        model.minimize(lambda: objective(images, styles), variables, recorder)
-        return terms(images, styles), recorder.gradients
+        terms = model.minimize(lambda: objective(images, styles), variables, recorder)
+        return terms, recorder.gradients
 
     return Step(model, function)
 
