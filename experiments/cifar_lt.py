@@ -260,7 +260,7 @@ def load_data(config: Config, cache_dir: Path) -> kg.data.Splits:
             config.num_classes,
             sizes=sizes,
             test_per_class=20 if config.quick else 100,
-            recognition_per_class=100 if config.recognition_epochs and not config.quick else 20,
+            recognition_per_class=200 if config.recognition_epochs and not config.quick else 20,
             nuisance=config.nuisance,
             seed=config.data_seed,
         )
