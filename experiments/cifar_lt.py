@@ -349,6 +349,8 @@ def _run(config: Config, methods: Sequence[Method], folder: ResultsFolder) -> di
     generator = None
     if needs_generator or config.generator:
         generator = _generator(config, splits, folder, results)
+    elif "generator" in config.invariance_transforms:
+        logging.info("no method uses a generator: eKLD under the generator is left out")
     _classifiers(config, methods, splits, generator, folder, results)
     _finish(config, folder, results)
     return folder.read_results()
@@ -468,7 +470,8 @@ def _finish(config: Config, folder: ResultsFolder, results: dict[str, Any]) -> N
     folder.write_results(results)
     columns, rows = per_class_rows(results)
     folder.write_table("per_class.csv", columns, rows)
-    kg.plots.ekld_against_class_size(results, folder.pictures / "ekld_against_class_size.png")
+    if next(iter(results["methods"][config.methods[0]]["seeds"].values()))["invariance"]:
+        kg.plots.ekld_against_class_size(results, folder.pictures / "ekld_against_class_size.png")
     kg.plots.accuracy_per_class(results, folder.pictures / "accuracy_per_class.png")
     folder.clean_up()
     print_summary(folder.read_results(), str(folder.path))

@@ -27,6 +27,7 @@ import numpy as np
 from keras_git.errors import InputError
 
 SUFFIXES = {"tf_saved_model": "_saved_model", "onnx": ".onnx"}
+FORMATS = tuple(SUFFIXES)
 
 # What Keras needs beside the backend itself, and how to get it.
 _PACKAGES = {

@@ -33,7 +33,9 @@ def cosine_head(x: Any, num_classes: int, seed: int | None, name: str) -> Any:
     # The weight matrix has to be divided by its column norms, and a Dense layer shows its weights
     # only through its output: on the identity matrix that is the matrix itself. The identity is
     # made from x because a functional graph starts at its inputs.
-    identity = ops.diag(ops.ones_like(ops.sum(x, axis=0)))
+    # Not ops.diag, which PyTorch cannot export to ONNX.
+    ones = ops.ones_like(ops.sum(x, axis=0))
+    identity = ops.triu(ops.tril(ones[:, None] * ones[None, :]))
     dense = layers.Dense(
         num_classes,
         use_bias=False,
