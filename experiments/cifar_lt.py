@@ -10,6 +10,7 @@ Reference: Zhou et al., *Do Deep Networks Transfer Invariances Across Classes?*,
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from experiments.command_line import option
 from experiments.generator_training import (
     draw_styles,
     load_generator,
+    make_munit,
     measure_styles,
     train_generator,
 )
@@ -36,6 +38,8 @@ from experiments.results_folder import FORMAT_VERSION, ResultsFolder
 from experiments.summary import per_class_rows, print_summary, summarize
 from keras_git.errors import InputError
 
+_JUDGED_PER_CLASS = 20
+_RECOGNITION_BATCH = 64
 TRANSFORMS = (*kg.transforms.NAMES, "generator")
 
 
@@ -52,10 +56,11 @@ class Config:
     profile: str = option(
         "exponential",
         "Class sizes; as_is keeps all training images.",
-        ("exponential", "step", "zipf", "balanced", "as_is"),
+        ("exponential", "step", "zipf", "balanced", "counts", "as_is"),
     )
+    class_counts: tuple[int, ...] = option((), "Images of each class, for --profile=counts.")
     imbalance_ratio: float | None = option(None, "Size of the largest class over the smallest.")
-    largest_class: int | None = option(None, "Images of the largest class; default: all it has.")
+    largest_class: int | None = option(None, "Images of the largest class; default: the mean.")
     smallest_class: int | None = option(None, "Images of the smallest class, or the ratio.")
     zipf_exponent: float | None = option(None, "Exponent of the zipf profile.")
     selection: str = option("first", "Which images of a class are kept.", ("first", "random"))
@@ -77,6 +82,9 @@ class Config:
     )
     seeds: tuple[int, ...] = option((0,), "Seeds of initialization and batches.")
     architecture: str = option("resnet", "Classifier.", ("resnet", "four_conv"))
+    width: int | None = option(
+        None, "Channels of the ResNet's first stage (default 16) or of FourConv (default 64)."
+    )
     depth: int = option(32, "Depth of the ResNet: 8, 14, 20, 32, 44, 56, 110.")
     epochs: int = option(200, "Epochs.")
     defer_epoch: int = option(160, "Epoch from which drs re-samples and drw re-weights.")
@@ -105,7 +113,10 @@ class Config:
 
     # Generator
     generator_steps: int = option(140000, "Training steps of the generator.")
-    generator_checkpoint_steps: int = option(500, "Steps between checkpoints and pictures.")
+    generator_checkpoint_steps: int = option(500, "Steps between checkpoints.")
+    generator_picture_steps: int = option(
+        1000, "Steps between pictures; a multiple of the steps between checkpoints."
+    )
     generator_batch_size: int = option(1, "Images per step of the generator.")
     generator_learning_rate: float = option(1e-4, "Learning rate of generator and discriminator.")
     generator_schedule: str = option(
@@ -181,6 +192,11 @@ def quick(config: Config) -> Config:
         keep_threshold=config.keep_threshold and 12,
         generator_steps=20,
         generator_checkpoint_steps=10,
+        generator_picture_steps=10,
+        generator_downsamplings=1,
+        generator_bank=min(config.generator_bank, 2),
+        class_counts=(),
+        profile="exponential" if config.profile == "counts" else config.profile,
         generator_batch_size=4,
         generator_width=min(config.generator_width, 8),
         generator_residual_blocks=1,
@@ -205,6 +221,7 @@ def checked(config: Config) -> tuple[Config, list[Method]]:
         config = dataclasses.replace(config, first_decay_epoch=config.defer_epoch)
     for name in ("epochs", "batch_size", "depth", "generator_steps", "invariance_samples",
                  "invariance_images", "generator_checkpoint_steps", "generator_batch_size",
+                 "generator_picture_steps",
                  "evaluation_batch_size", "gradient_accumulation"):  # fmt: skip
         if getattr(config, name) < 1:
             raise InputError(f"--{name}={getattr(config, name)}: use 1 or more")
@@ -216,6 +233,11 @@ def checked(config: Config) -> tuple[Config, list[Method]]:
         raise InputError(f"--validation_fraction={config.validation_fraction}: use 0 to below 1")
     if not 0.0 < config.generated_fraction <= 1.0:
         raise InputError(f"--generated_fraction={config.generated_fraction}: use above 0 to 1")
+    if config.generator_picture_steps % config.generator_checkpoint_steps:
+        raise InputError(
+            f"--generator_picture_steps={config.generator_picture_steps}: use a multiple of "
+            f"--generator_checkpoint_steps, {config.generator_checkpoint_steps}"
+        )
     if config.domains not in (1, 2):
         raise InputError(f"--domains={config.domains}: use 1 or 2")
     if config.first_decay_epoch >= config.second_decay_epoch:
@@ -240,7 +262,32 @@ def checked(config: Config) -> tuple[Config, list[Method]]:
     if config.generator and not Path(config.generator).is_file():
         raise InputError(f"--generator={config.generator}: no such file")
     kg.data.choose_pipeline(config.pipeline)
-    return config, [parse_method(key) for key in config.methods]
+    methods = [parse_method(key) for key in config.methods]
+    for method in methods:
+        defers = method.sampling == "drs" or method.weighting == "drw"
+        if defers and config.defer_epoch >= config.epochs:
+            raise InputError(
+                f"--defer_epoch={config.defer_epoch}: {method.key} would never defer in "
+                f"{config.epochs} epochs; use less"
+            )
+        if method.generates and config.generation_epoch >= config.epochs:
+            raise InputError(
+                f"--generation_delay={config.generation_delay}: {method.key} would never generate "
+                f"in {config.epochs} epochs; use less"
+            )
+    return config, methods
+
+
+def _class_sizes(config: Config, num_classes: int, largest: int) -> np.ndarray:
+    return kg.data.class_sizes(
+        config.profile,
+        num_classes,
+        config.largest_class or largest,
+        imbalance_ratio=config.imbalance_ratio,
+        smallest=config.smallest_class,
+        alpha=config.zipf_exponent,
+        counts=config.class_counts or None,
+    )
 
 
 def load_data(config: Config, cache_dir: Path) -> kg.data.Splits:
@@ -248,19 +295,12 @@ def load_data(config: Config, cache_dir: Path) -> kg.data.Splits:
     if config.dataset == "glyphs":
         if config.profile == "as_is":
             raise InputError("--profile=as_is: glyphs are drawn to order; choose a profile")
-        sizes = kg.data.class_sizes(
-            config.profile,
-            config.num_classes,
-            config.largest_class or 250,
-            imbalance_ratio=config.imbalance_ratio,
-            smallest=config.smallest_class,
-            alpha=config.zipf_exponent,
-        )
+        sizes = _class_sizes(config, config.num_classes, 250)
         splits = kg.data.glyphs(
             config.num_classes,
             sizes=sizes,
             test_per_class=20 if config.quick else 100,
-            recognition_per_class=200 if config.recognition_epochs and not config.quick else 20,
+            recognition_per_class=40 if config.quick else 220,
             nuisance=config.nuisance,
             seed=config.data_seed,
         )
@@ -274,18 +314,15 @@ def load_data(config: Config, cache_dir: Path) -> kg.data.Splits:
         )
         full = splits.train
         if config.profile != "as_is":
-            sizes = kg.data.class_sizes(
-                config.profile,
-                full.num_classes,
-                config.largest_class or len(full) // full.num_classes,
-                imbalance_ratio=config.imbalance_ratio,
-                smallest=config.smallest_class,
-                alpha=config.zipf_exponent,
-            )
+            sizes = _class_sizes(config, full.num_classes, len(full) // full.num_classes)
+            # Images that were too many for memory stay in a file.
+            path = cache_dir / "train.npy" if isinstance(full.images, np.memmap) else None
             train = kg.data.long_tail(
-                full, sizes, selection=config.selection, seed=config.data_seed
+                full, sizes, selection=config.selection, seed=config.data_seed, path=path
             )
             splits = dataclasses.replace(splits, train=train)
+        elif config.quick:
+            splits = dataclasses.replace(splits, train=full.take(first_per_class(full.labels, 24)))
         counts = full.class_counts
         if config.recognition_epochs and counts.min() == counts.max():
             splits = dataclasses.replace(splits, recognition=full)
@@ -313,6 +350,8 @@ def run(config: Config) -> dict[str, Any]:
     settings = dataclasses.asdict(config)
     for name in ("output_dir", "data_dir", "download"):  # where things are decides no result
         del settings[name]
+    if config.generator:
+        settings["generator"] = hashlib.sha256(Path(config.generator).read_bytes()).hexdigest()
     with ResultsFolder(config.output_dir, settings) as folder:
         return _run(config, methods, folder)
 
@@ -321,9 +360,19 @@ def _run(config: Config, methods: Sequence[Method], folder: ResultsFolder) -> di
     started = time.monotonic()
     splits = load_data(config, folder.checkpoints)
     train = splits.train
+    # Everything that bad settings would stop is made once before the folder is tied to them.
+    trainer = ClassifierTrainer(config, train, splits.validation, None, folder)
+    for method in methods:
+        trainer.check(method)
+    needs_generator = any(m.generates for m in methods)
+    if needs_generator and config.generator:
+        load_generator(config.generator, train.image_shape)
+    elif needs_generator:
+        make_munit(config, train.image_shape)
     folder.write_config(
         class_counts=train.class_counts,
         content_hash=train.content_hash(),
+        test_content_hash=splits.test.content_hash(),
         class_names=train.class_names,
         image_shape=train.image_shape,
     )
@@ -341,11 +390,11 @@ def _run(config: Config, methods: Sequence[Method], folder: ResultsFolder) -> di
         "format_version": FORMAT_VERSION,
         "dataset": train.name,
         "class_counts": train.class_counts,
+        "class_names": train.class_names,
         "seconds": {"data": time.monotonic() - started},
         "generator": None,
         "methods": {},
     }
-    needs_generator = any(m.generates for m in methods)
     generator = None
     if needs_generator or config.generator:
         generator = _generator(config, splits, folder, results)
@@ -364,7 +413,7 @@ def _generator(
     saved = folder.models / "generator.keras"
     if saved.exists() and results["generator"]:
         return load_generator(str(saved), train.image_shape)
-    contents = splits.test.images[first_per_class(splits.test.labels, 1)]
+    contents = train.images[first_per_class(train.labels, 1)]
     if config.generator:
         generator = load_generator(config.generator, train.image_shape)
         training: dict[str, Any] = {"history": [], "seconds": 0.0}
@@ -375,11 +424,17 @@ def _generator(
             "history_generator.csv", list(training["history"][0]), training["history"]
         )
     start = time.monotonic()
-    judged = splits.test.take(first_per_class(splits.test.labels, 20))
+    # Not the test images: those are for the classifiers, at the end.
+    judged = train.take(first_per_class(train.labels, _JUDGED_PER_CLASS))
+    balanced = splits.recognition
+    if config.recognition_epochs and balanced is not None:
+        held_out = first_per_class(balanced.labels, _JUDGED_PER_CLASS)
+        judged = balanced.take(held_out)
+        balanced = balanced.take(np.setdiff1d(np.arange(len(balanced)), held_out))
     distance, generated = measure_styles(generator, judged.images, config.generator_seed)
     recognized = recognized_real = None
-    if config.recognition_epochs and splits.recognition is not None:
-        logits = _recognizer(config, splits.recognition, folder)
+    if config.recognition_epochs and balanced is not None:
+        logits = _recognizer(config, balanced, folder)
         recognized, recognized_real = (
             float(np.mean(logits(images).argmax(-1) == judged.labels))
             for images in (generated, judged.images)
@@ -405,8 +460,13 @@ def _generator(
 def _recognizer(config: Config, dataset: kg.data.ImageDataset, folder: ResultsFolder) -> Any:
     """Outputs of a classifier trained on balanced data, which judges generated images."""
     epochs = config.recognition_epochs
+    if all(16 <= size <= 31 for size in dataset.image_shape[:2]):
+        # Another network than the classifiers', and a fast one where it fits.
+        config = dataclasses.replace(config, architecture="four_conv", width=32)
     settings = dataclasses.replace(
         config,
+        batch_size=_RECOGNITION_BATCH,
+        augmentation="none",
         epochs=epochs,
         defer_epoch=epochs,
         first_decay_epoch=max(epochs * 3 // 5, 1),
@@ -446,7 +506,7 @@ def _classifiers(
             if str(seed) in entry["seeds"]:
                 continue
             trained = trainer.train(method, seed, methods)
-            name = f"{method.key.replace('+', '_and_')}_seed{seed}"
+            name = f"{method.key}_seed{seed}"
             folder.write_table(f"history_{name}.csv", HISTORY_COLUMNS, trained.history)
             measured = measurement.all(trained, method.logit_scale)
             folder.save_model(trained.network, f"classifier_{name}")

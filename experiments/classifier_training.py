@@ -32,11 +32,25 @@ HISTORY_COLUMNS = (
 
 
 def make_network(
-    config: Any, dataset: kg.data.ImageDataset, head: str, seed: int | None
+    config: Any,
+    dataset: kg.data.ImageDataset,
+    statistics: tuple[Any, Any],
+    head: str,
+    seed: int | None,
 ) -> keras.Model:
-    """The classifier network of an experiment, which owns its normalization."""
-    mean, std = kg.data.channel_statistics(dataset.images)
+    """The classifier network of an experiment, which owns its normalization.
+
+    Args:
+        config: settings of the experiment.
+        dataset: training images.
+        statistics: their `keras_git.data.channel_statistics`.
+        head: `"linear"` or `"cosine"`.
+        seed: of the initial weights.
+    """
+    mean, std = statistics
     arguments = {"mean": mean, "std": std, "seed": seed}
+    if config.width is not None:
+        arguments["width"] = config.width
     if config.architecture == "four_conv":
         if head == "cosine":
             raise InputError("four_conv has no cosine head: use resnet for methods with ldam")
@@ -159,8 +173,9 @@ class ClassifierTrainer:
     ) -> None:
         self.config, self.dataset, self.validation = config, dataset, validation
         self.generator, self.folder = generator, folder
+        self._statistics = kg.data.channel_statistics(dataset.images)
         self._models: dict[Any, Any] = {}
-        self._bank: kg.data.ImageDataset | None = None
+        self._bank: kg.training.GeneratorBank | None = None
 
     def train(self, method: Method, seed: int, methods: Sequence[Method]) -> Trained:
         """Trains `method`; `methods` are all of the run, whose common epochs are to be kept."""
@@ -216,29 +231,36 @@ class ClassifierTrainer:
 
     def _sources(self, job: _Job) -> kg.data.Stream:
         config, seed = self.config, (job.seed, SOURCES)
-        dataset = self._bank_of_images() if config.generator_bank else self.dataset
+        dataset = self.dataset
+        sampler = job.method.sampler(dataset.labels, seed, config.defer_epoch)
+        if config.generator_bank:
+            bank = self._bank_of_images()
+            dataset, sampler = bank.dataset, bank.sampler(sampler, seed)
         flip = config.augmentation != "none"
         return kg.data.Stream(
             dataset,
-            job.method.sampler(dataset.labels, seed, config.defer_epoch),
+            sampler,
             max(int(config.generated_fraction * config.batch_size), 1),
             augmentation=kg.data.RandomCropFlip(crop=False) if flip else None,
             seed=seed,
             drop_remainder=True,
         )
 
-    def _bank_of_images(self) -> kg.data.ImageDataset:
+    def _bank_of_images(self) -> kg.training.GeneratorBank:
         if self._bank is None:
             keep = kg.training.keep_probability(
                 self.dataset.class_counts, self.config.keep_threshold
             )
-            with Progress("generator bank", 1):
+            skip = keep == 0
+            varied = int(np.sum(~skip[self.dataset.labels]))
+            with Progress("generator bank", varied * self.config.generator_bank) as shown:
                 self._bank = kg.training.generator_bank(
                     self.generator,
                     self.dataset,
                     self.config.generator_bank,
-                    skip_classes=keep == 0,
+                    skip_classes=skip,
                     seed=self.config.generator_seed,
+                    on_progress=shown.advance,
                 )
         return self._bank
 
@@ -248,7 +270,7 @@ class ClassifierTrainer:
         key = (method.loss, method.weighting)  # the plain steps of erm, drs and git are the same
         if key not in self._models:
             config = self.config
-            network = make_network(config, self.dataset, method.head, seed=0)
+            network = self._network(method, 0)
             if self.generator is None:
                 model = kg.training.Classifier(network, class_weights=weights)
             else:
@@ -269,15 +291,27 @@ class ClassifierTrainer:
             model.optimizer.build(model.trainable_variables)
             best: list[Any] = []
             if self.validation is not None:
-                best = list(make_network(config, self.dataset, method.head, seed=0).variables)
+                best = list(self._network(method, 0).variables)
             logits = Logits(network, config.evaluation_batch_size)
             self._models[key] = model, logits, best
         return self._models[key]
 
+    def _network(self, method: Method, seed: int) -> keras.Model:
+        return make_network(self.config, self.dataset, self._statistics, method.head, seed)
+
+    def check(self, method: Method) -> None:
+        """Makes all that a method needs but its training, so that bad settings show at once."""
+        stream = self._stream(method, 0)
+        self._network(method, 0)
+        make_optimizer(self.config, stream.steps_per_epoch)
+        method.make_loss(self.dataset.class_counts)
+        if method.generates:
+            kg.training.keep_probability(self.dataset.class_counts, self.config.keep_threshold)
+
     def _reset(self, job: _Job) -> None:
         """Sets a model back to the start of a training with this seed."""
         model = job.model
-        fresh = make_network(self.config, self.dataset, job.method.head, seed=job.seed)
+        fresh = self._network(job.method, job.seed)
         for variable, start in zip(model.network.variables, fresh.variables, strict=True):
             variable.assign(start)
         for variable in model.optimizer.variables:
@@ -327,8 +361,7 @@ class ClassifierTrainer:
         ]
 
     def _path(self, job: _Job) -> Path:
-        name = job.method.key.replace("+", "_and_")
-        return self.folder.checkpoints / f"classifier_{name}_seed{job.seed}.npz"
+        return self.folder.checkpoints / f"classifier_{job.method.key}_seed{job.seed}.npz"
 
     def _shared_path(self, job: _Job, stages: list[Any]) -> Path:
         digest = hashlib.sha256(repr(stages).encode()).hexdigest()[:12]

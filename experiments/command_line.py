@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import sys
 import types
 import typing
@@ -12,6 +13,13 @@ from typing import Any
 from absl import app, flags, logging
 
 from keras_git.errors import InputError
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space; the same command continues the run",
+    errno.EDQUOT: "free some space; the same command continues the run",
+    errno.EACCES: "allow writing there, or choose another folder",
+    errno.EROFS: "choose a folder that can be written",
+}
 
 
 def option(default: Any, help: str, choices: Sequence[str] | None = None) -> Any:
@@ -92,7 +100,8 @@ def main(config_class: type, run: Callable[[Any], Any]) -> None:
             _stop(str(error))
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
-            _stop(f"{error.strerror or error}{where}: free space or choose another folder")
+            remedy = _REMEDIES.get(error.errno or 0, "the same command continues the run")
+            _stop(f"{error.strerror or error}{where}: {remedy}")
         except KeyboardInterrupt:
             print("interrupted: the same command continues the run", file=sys.stderr)
             sys.exit(130)

@@ -21,7 +21,7 @@ _GRID_CONTENTS, _GRID_STYLES = 12, 6
 
 
 def load_generator(path: str, image_shape: tuple[int, ...]) -> keras.Model:
-    """Opens a generator file for images of this shape.
+    """Opens a generator file for images of this shape; `path` is that of `--generator`.
 
     Raises:
         InputError: no such file, not a Keras file, or not a generator for these images.
@@ -159,12 +159,13 @@ def train_generator(
             progress["history"].append({"step": progress["step"], **logs})
             progress["seconds"] += time.monotonic() - start
             kg.training.save_checkpoint(path, variables, progress)
-            draw_styles(
-                munit.generator,
-                contents,
-                folder.pictures / f"generator_step_{progress['step']:06d}.png",
-                config.generator_seed,
-            )
+            if progress["step"] % config.generator_picture_steps == 0:
+                draw_styles(
+                    munit.generator,
+                    contents,
+                    folder.pictures / f"generator_step_{progress['step']:06d}.png",
+                    config.generator_seed,
+                )
     return munit.generator, {"history": progress["history"], "seconds": progress["seconds"]}
 
 

@@ -62,6 +62,11 @@ class Measurement:
     def accuracies(self, logits: Logits, scale: float) -> dict[str, Any]:
         """Accuracies and calibration on the test set."""
         outputs = logits(self._test.images) * scale
+        if not np.isfinite(outputs).all():
+            raise InputError(
+                "the classifier's outputs are not finite: lower --learning_rate and name a new "
+                "output_dir (what was finished is kept)"
+            )
         return kg.metrics.classification_report(self._test.labels, outputs, self._class_counts)
 
     def invariances(self, network: keras.Model, scale: float) -> dict[str, Any]:

@@ -109,6 +109,8 @@ class ResultsFolder:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"output_dir {self.path} is a file: name a folder")
         config = self.path / "config.json"
+        if self.path.is_dir():
+            self._check(config)  # a folder of something else gets no lock file either
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / ".lock", "a")  # noqa: SIM115  held until __exit__
@@ -184,7 +186,18 @@ class ResultsFolder:
     def read_results(self) -> dict[str, Any]:
         """What `results.json` holds; empty at first."""
         path = self.path / "results.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        if not path.exists():
+            return {}
+        try:
+            results = json.loads(path.read_text())
+            version = results["format_version"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} cannot be read ({error!r}): name a new folder") from error
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{path} has format {version}, not {FORMAT_VERSION}: name a new folder"
+            )
+        return results
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         write_atomically(self.path / "results.json", to_json(results))
@@ -213,10 +226,17 @@ class ResultsFolder:
     def clean_up(self) -> None:
         """Removes what only an unfinished run needs."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-        for leftover in self.path.rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
-        for leftover in self.models.glob(".*.keras"):
-            leftover.unlink(missing_ok=True)
+        leftovers = [
+            *self.path.glob(".*.tmp"),
+            *self.models.glob(".*"),
+            *self.pictures.glob(".*"),
+            *self.pictures.glob("*.partial"),
+        ]
+        for leftover in leftovers:
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def _lock(file: Any) -> None:

@@ -37,7 +37,8 @@ def summarize(results: dict[str, Any]) -> None:
             for measured in seed["invariance"].values():
                 values = np.array([np.nan if v is None else v for v in measured["ekld"]])
                 for name, classes in groups.items():
-                    measured[f"{name}_ekld"] = float(np.nanmean(values[classes]))
+                    seen = values[classes][np.isfinite(values[classes])]
+                    measured[f"{name}_ekld"] = float(seen.mean()) if len(seen) else None
         rows = [_scalars(seed) for seed in entry["seeds"].values()]
         names = list(rows[0])
         columns = {n: [r[n] for r in rows if r.get(n) is not None] for n in names}
@@ -51,6 +52,8 @@ def summarize(results: dict[str, Any]) -> None:
 
 def _scalars(seed: Mapping[str, Any]) -> dict[str, Any]:
     row = {name: seed[name] for name in SCALARS}
+    if "selected" in seed:
+        row["selected_balanced_accuracy"] = seed["selected"]["balanced_accuracy"]
     for transform, measured in seed["invariance"].items():
         for third in THIRDS:
             row[f"{third}_ekld.{transform}"] = measured[f"{third}_ekld"]
@@ -82,6 +85,7 @@ def _paired(method: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any
     for name in rows[0][0]:
         values = [a[name] - b[name] for a, b in rows if None not in (a[name], b[name])]
         if not values:
+            compared[name] = None
             continue
         mean = statistics.fmean(values)
         error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
@@ -142,8 +146,12 @@ def summary(results: Mapping[str, Any], folder: str) -> str:
     methods = results["methods"]
     seeds = len(next(iter(methods.values()))["seeds"])
     parts = [f"\n{results['dataset']}: {seeds} seed(s); head, middle, tail = thirds of the classes"]
-    table = [["accuracy, %", "balanced", "head", "middle", "tail", "ECE"]]
-    names = ("balanced_accuracy", "head_accuracy", "middle_accuracy", "tail_accuracy")
+    table = [["accuracy, %", "balanced", "head", "middle", "tail"]]
+    names = ["balanced_accuracy", "head_accuracy", "middle_accuracy", "tail_accuracy"]
+    if all("selected_balanced_accuracy" in entry["mean"] for entry in methods.values()):
+        table[0].append("balanced, selected epoch")
+        names.append("selected_balanced_accuracy")
+    table[0].append("ECE")
     for key, entry in methods.items():
         cells = [_percent(entry["mean"][n], entry["std"][n]) for n in names]
         error = "expected_calibration_error"
@@ -185,8 +193,10 @@ def summary(results: Mapping[str, Any], folder: str) -> str:
 
 
 def _verdict(
-    name: str, compared: Mapping[str, Any], factor: float, unit: str, *, higher: bool
+    name: str, compared: Mapping[str, Any] | None, factor: float, unit: str, *, higher: bool
 ) -> str:
+    if compared is None:
+        return f"  {name}: -"
     digits = 1 if factor == 100.0 else 3
     values = ", ".join(f"{factor * v:+.{digits}f}" for v in compared["differences"])
     mean, error = compared["mean"], compared["standard_error"]

@@ -42,7 +42,7 @@ class AugmentedModel(AugmentedModelBase):
 def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
     """`function(*tensors)` compiled by XLA; it may read `variables` but not assign them."""
     del variables  # captured by the graph
-    graph = tf.function(function, jit_compile=True)
+    graph = tf.function(function, jit_compile=True, autograph=False)
 
     def call(*tensors: Any) -> Any:
         # Python numbers and arrays would be retraced for every value.

@@ -71,7 +71,8 @@ class Stream:
     @property
     def steps_per_epoch(self) -> int:
         """Number of batches of an epoch."""
-        number, rest = divmod(len(self.dataset), self.batch_size)
+        draws = len(self.dataset if self.sampler is None else self.sampler)
+        number, rest = divmod(draws, self.batch_size)
         return number + (rest > 0 and not self.drop_remainder)
 
     def plan(self, epoch: int, step: int) -> tuple[np.ndarray, Parameters]:

@@ -167,7 +167,9 @@ def activation(x: Any, kind: str | None, name: str) -> Any:
         return x
     if kind == "relu":
         return layers.ReLU(name=f"{name}_relu")(x)
-    return layers.LeakyReLU(negative_slope=LEAKY_SLOPE, name=f"{name}_lrelu")(x)
+    # Not layers.LeakyReLU: TensorFlow's graph optimizer gives up on its gradient, and with it on
+    # all fusions of the step (a generator step took 170 ms instead of 144).
+    return ops.maximum(x, LEAKY_SLOPE * x)
 
 
 def instance_normalization(x: Any) -> Any:

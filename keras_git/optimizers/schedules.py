@@ -32,8 +32,8 @@ class WarmUpStep(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         base: Learning rate after the warm-up.
-        steps_per_epoch: Optimizer updates per epoch (with gradient accumulation: batches divided
-            by the accumulation steps).
+        steps_per_epoch: Batches per epoch (Keras counts every batch, also with gradient
+            accumulation).
         warmup_epochs: Epochs of the warm-up, 0 for none.
         milestones: Epochs of the drops, increasing.
         factors: Factor of the base rate from each milestone on (not cumulative).

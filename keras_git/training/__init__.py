@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from keras_git.training.checkpoint import load_checkpoint, save_checkpoint, training_variables
-from keras_git.training.generator_bank import generate_images, generator_bank
+from keras_git.training.generator_bank import GeneratorBank, generate_images, generator_bank
 from keras_git.training.git_classifier import (
     Classifier,
     GITClassifier,
@@ -17,6 +17,7 @@ __all__ = [
     "MUNIT",
     "Classifier",
     "GITClassifier",
+    "GeneratorBank",
     "check_generator",
     "generate_images",
     "generator_bank",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -11,7 +12,10 @@ import numpy as np
 from keras import ops
 
 from keras_git import backend
+from keras_git.data import randomness
 from keras_git.data.dataset import ImageDataset
+from keras_git.data.randomness import Seed
+from keras_git.data.samplers import Sampler
 from keras_git.errors import InputError
 from keras_git.training.git_classifier import check_generator
 
@@ -57,6 +61,47 @@ def generate_images(
     return np.concatenate(generated)
 
 
+@dataclass(frozen=True, eq=False)
+class GeneratorBank:
+    """Generated variants of a dataset, and how to draw from them.
+
+    Attributes:
+        dataset: the variants of each image one after the other, in the order of the images.
+        first: int64 (N,), where the variants of each image begin.
+        variants: int64 (N,), how many there are of each image.
+    """
+
+    dataset: ImageDataset
+    first: np.ndarray
+    variants: np.ndarray
+
+    def sampler(self, sampler: Sampler, seed: Seed = 0) -> Sampler:
+        """A sampler of the bank: what `sampler` draws from the images, each as a random variant.
+
+        Args:
+            sampler: made for the labels of the images.
+            seed: of the choice of the variant.
+        """
+        return _VariantSampler(self, sampler, seed)
+
+
+class _VariantSampler(Sampler):
+    def __init__(self, bank: GeneratorBank, sampler: Sampler, seed: Seed) -> None:
+        super().__init__(bank.dataset.labels, seed)
+        self._bank, self._sampler = bank, sampler
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def class_probabilities(self, epoch: int) -> np.ndarray:
+        return self._sampler.class_probabilities(epoch)
+
+    def indices(self, epoch: int) -> np.ndarray:
+        drawn = self._sampler.indices(epoch)
+        rng = randomness.generator(self.seed, randomness.VARIANT, epoch)
+        return self._bank.first[drawn] + rng.integers(self._bank.variants[drawn])
+
+
 def generator_bank(
     generator: keras.Model,
     dataset: ImageDataset,
@@ -65,8 +110,9 @@ def generator_bank(
     skip_classes: Any = None,
     batch_size: int = 64,
     seed: int = 0,
-) -> ImageDataset:
-    """A dataset of `variants` generated images for each image of `dataset`.
+    on_progress: Callable[[int], None] | None = None,
+) -> GeneratorBank:
+    """Generates `variants` images for each image of `dataset`.
 
     With it as the source of a `GITClassifier(network, generator=None)` no step generates
     anything: the classifier trains at the speed of a plain one. Values are rounded to 8 bits.
@@ -76,9 +122,10 @@ def generator_bank(
         dataset: images to vary.
         variants: generated images per image, at least 1.
         skip_classes: bool (num_classes,): classes whose keep probability is 0. Their images
-            stand in the bank once, as they are, so that class-balanced draws stay what they are.
+            stand in the bank once, as they are, and are never used.
         batch_size: images at a time.
         seed: seed of the styles, which are drawn from N(0, I).
+        on_progress: called with the number of images generated since the last call.
 
     Raises:
         InputError: `variants` is smaller than 1, or the generator is for another image shape.
@@ -86,21 +133,33 @@ def generator_bank(
     if variants < 1:
         raise InputError(f"a generator bank of {variants} variants: use 1 or more")
     skip = np.zeros(dataset.num_classes, bool) if skip_classes is None else np.asarray(skip_classes)
-    kept = np.flatnonzero(~skip[dataset.labels])
-    as_is = np.flatnonzero(skip[dataset.labels])
-    indices = np.repeat(kept, variants)
+    skipped = skip[dataset.labels]
+    number = np.where(skipped, 1, variants).astype("int64")
+    first = np.concatenate([[0], np.cumsum(number)[:-1]])
+    source = np.repeat(np.arange(len(dataset)), number)  # which image each row is made of
+    images = np.empty((len(source), *dataset.image_shape), "uint8")
+    as_is, rows = np.flatnonzero(skipped[source]), np.flatnonzero(~skipped[source])
+    images[as_is] = dataset.images[source[as_is]]
     style_dim = int(generator.inputs[1].shape[-1])
-    styles = np.random.default_rng([seed, 0xBA]).standard_normal((len(indices), style_dim))
-    images = np.empty((len(indices) + len(as_is), *dataset.image_shape), "uint8")
-    chunk = batch_size * 32
-    for start in range(0, len(indices), chunk):  # never all float images at once
-        part = slice(start, min(start + chunk, len(indices)))
+    rng = randomness.generator(seed, randomness.VARIANT)
+    styles = rng.standard_normal((len(rows), style_dim))
+    chunk = batch_size * 8
+    for start in range(0, len(rows), chunk):  # never all float images at once
+        part = rows[start : start + chunk]
         generated = generate_images(
-            generator, dataset.images[indices[part]], styles[part], batch_size=batch_size
+            generator,
+            dataset.images[source[part]],
+            styles[start : start + chunk],
+            batch_size=batch_size,
         )
         images[part] = np.clip(np.rint(generated), 0, 255)
-    images[len(indices) :] = dataset.images[as_is]
-    labels = dataset.labels[np.concatenate([indices, as_is])]
-    return ImageDataset(
-        images, labels, dataset.num_classes, dataset.class_names, f"{dataset.name} (generated)"
+        if on_progress is not None:
+            on_progress(len(part))
+    bank = ImageDataset(
+        images,
+        dataset.labels[source],
+        dataset.num_classes,
+        dataset.class_names,
+        f"{dataset.name} (generated)",
     )
+    return GeneratorBank(bank, first, number)

@@ -89,7 +89,9 @@ def mix(
 def _num_generated(batch: Any, fraction: float) -> Any:
     if isinstance(batch, int):
         return int(fraction * batch)
-    return ops.cast(ops.floor(fraction * ops.cast(batch, "float32")), "int32")
+    # float64, as Python's own: in float32, 0.29 * 100 would be another number of images. Only
+    # TensorFlow has batches of unknown size, and it has float64.
+    return ops.cast(ops.floor(fraction * ops.cast(batch, "float64")), "int32")
 
 
 class _EpochStart(keras.callbacks.Callback):

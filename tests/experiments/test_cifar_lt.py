@@ -137,6 +137,10 @@ def test_another_configuration_does_not_touch_it(finished: tuple[Config, dict]) 
         ({"profile": "as_is"}, "drawn to order"),
         ({"num_classes": 7}, "20"),
         ({"keep_threshold": 2, "quick": False, "largest_class": 24, "smallest_class": 4}, "thresh"),
+        ({"defer_epoch": 300, "quick": False}, "never defer"),
+        ({"generation_delay": 40, "quick": False}, "never generate"),
+        ({"generator_picture_steps": 15, "quick": False}, "a multiple of"),
+        ({"profile": "counts", "quick": False, "class_counts": (3, 2)}, "20"),
         ({"dataset": "nowhere.npz"}, "nowhere.npz"),
         ({"dataset": "cifar10", "data_dir": "nowhere"}, "nowhere"),
         ({"depth": 9, "quick": False, "largest_class": 24, "smallest_class": 4}, "9"),
@@ -144,9 +148,9 @@ def test_another_configuration_does_not_touch_it(finished: tuple[Config, dict]) 
 )
 def test_bad_settings_are_named(tmp_path, changes: dict, reason: str) -> None:
     config = dataclasses.replace(SMALL, output_dir=str(tmp_path / "run"), **changes)
-    config = dataclasses.replace(config, generator_steps=1) if "keep" in str(changes) else config
     with pytest.raises(InputError, match=reason):
         run(config)
+    assert not (tmp_path / "run/config.json").exists()  # the corrected command may use the folder
 
 
 def test_a_file_that_is_no_generator_is_named(tmp_path) -> None:
@@ -158,6 +162,75 @@ def test_a_file_that_is_no_generator_is_named(tmp_path) -> None:
     keras.Model([image, style], image + keras.ops.mean(style)).save(path)
     with pytest.raises(InputError, match=r"\(32, 32, 3\)"):
         run(dataclasses.replace(SMALL, generator=str(path), output_dir=str(tmp_path / "run2")))
+
+
+def test_a_method_alone_gives_what_it_gives_beside_others(
+    finished: tuple[Config, dict], tmp_path
+) -> None:
+    """Shared epochs and a generator file change no number."""
+    config, results = finished
+    generator = Path(config.output_dir) / "models/generator.keras"
+    alone = run(
+        dataclasses.replace(
+            config, methods=("git",), generator=str(generator), output_dir=str(tmp_path / "run")
+        )
+    )
+    ours, theirs = (r["methods"]["git"]["seeds"]["0"] for r in (alone, results))
+    assert without_seconds(ours) == without_seconds(theirs)
+
+
+@pytest.mark.slow
+def test_the_other_methods_and_options_run(finished: tuple[Config, dict], tmp_path) -> None:
+    config, _ = finished
+    methods = ("ldam+drs", "git+ldam", "focal+drw", "git+square_root_sampling")
+    results = run(
+        dataclasses.replace(
+            config,
+            methods=methods,
+            generator=str(Path(config.output_dir) / "models/generator.keras"),
+            generator_bank=2,
+            validation_fraction=0.25,
+            augmentation="crop_flip",
+            gradient_accumulation=2,
+            pipeline="numpy",
+            drop_remainder=False,
+            profile="step",
+            smallest_class=8,
+            invariance_split="validation",
+            output_dir=str(tmp_path / "run"),
+        )
+    )
+    for method in methods:
+        entry = results["methods"][method]["seeds"]["0"]
+        assert 0 <= entry["selected"]["epoch"] < 3
+        assert results["methods"][method]["mean"]["selected_balanced_accuracy"] is not None
+        assert (tmp_path / "run/models" / f"classifier_{method}_seed0.keras").exists()
+    assert "git+ldam - ldam+drs" in results["comparisons"]
+
+
+@pytest.mark.slow
+def test_an_npz_file_as_it_is_and_two_domains(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), (40, 20, 10, 6))
+    shades = (40 + 50 * labels)[:, None, None, None]
+    images = np.clip(rng.normal(shades, 20, (len(labels), 32, 32, 3)), 0, 255).astype("uint8")
+    np.savez(tmp_path / "data.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    config = dataclasses.replace(
+        SMALL,
+        dataset="data.npz",
+        data_dir=str(tmp_path),
+        profile="as_is",
+        domains=2,
+        keep_threshold=None,
+        augmentation="crop_flip",
+        recognition_epochs=0,
+        invariance_transforms=("rotation", "generator"),
+        batch_size=16,
+        output_dir=str(tmp_path / "run"),
+    )
+    results = run(config)
+    assert results["class_counts"] == [24, 20, 10, 6]
+    assert results["generator"]["recognized"] is None
 
 
 def test_a_loss_that_is_nan_ends_the_run(tmp_path) -> None:

@@ -16,10 +16,10 @@ SETTINGS = {"epochs": 3, "methods": ("erm", "drs")}
 def test_a_folder_can_be_continued_with_its_own_configuration(tmp_path) -> None:
     with ResultsFolder(tmp_path / "run", SETTINGS) as folder:
         folder.write_config(class_counts=[3, 2])
-        folder.write_results({"a": 1.5})
+        folder.write_results({"format_version": 1, "a": 1.5})
     with ResultsFolder(tmp_path / "run", SETTINGS) as folder:
         folder.write_config(class_counts=[3, 2])
-        assert folder.read_results() == {"a": 1.5}
+        assert folder.read_results() == {"format_version": 1, "a": 1.5}
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert config["settings"] == {"epochs": 3, "methods": ["erm", "drs"]}
     assert {"versions", "git_revision", "class_counts"} <= config.keys()
@@ -53,7 +53,7 @@ def test_a_strange_folder_is_refused_and_untouched(tmp_path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match="not empty"):
         ResultsFolder(tmp_path, SETTINGS).__enter__()
-    assert {p.name for p in tmp_path.iterdir()} <= {"thesis.tex", ".lock"}
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(InputError, match="is a file"):
         ResultsFolder(tmp_path / "thesis.tex", SETTINGS).__enter__()
 
@@ -69,6 +69,30 @@ def test_a_damaged_configuration_is_refused(tmp_path) -> None:
     (tmp_path / "config.json").write_text('{"settings": {"epo')
     with pytest.raises(InputError, match="cannot be read"):
         ResultsFolder(tmp_path, SETTINGS).__enter__()
+
+
+def test_damaged_results_are_refused(tmp_path) -> None:
+    with ResultsFolder(tmp_path, SETTINGS) as folder:
+        folder.write_config()
+        (tmp_path / "results.json").write_text('{"methods": {')
+        with pytest.raises(InputError, match="cannot be read"):
+            folder.read_results()
+        (tmp_path / "results.json").write_text('{"format_version": 99}')
+        with pytest.raises(InputError, match="format 99"):
+            folder.read_results()
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path) -> None:
+    with ResultsFolder(tmp_path, SETTINGS) as folder:
+        (folder.checkpoints / "generator.npz").write_bytes(b"x")
+        (folder.models / ".classifier.123.keras").write_bytes(b"x")
+        (folder.models / ".classifier.onnx.abc").mkdir()
+        (folder.pictures / "grid.png.partial").write_bytes(b"x")
+        (folder.models / "classifier.keras").write_bytes(b"x")
+        folder.clean_up()
+    assert not folder.checkpoints.exists()
+    assert [p.name for p in folder.models.iterdir()] == ["classifier.keras"]
+    assert list(folder.pictures.iterdir()) == []
 
 
 def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch) -> None:

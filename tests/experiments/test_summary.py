@@ -68,3 +68,15 @@ def test_one_row_per_method_seed_and_class(results: dict) -> None:
     assert rows[2]["training_images"] == 10 and rows[2]["ekld.rotation"] == 0.3
     assert set(rows[0]) == set(columns)
     json.dumps(results)
+
+
+def test_a_third_without_test_images_has_no_number(results: dict) -> None:
+    for entry in results["methods"].values():
+        for seed in entry["seeds"].values():
+            seed["tail_accuracy"] = None
+            seed["invariance"]["rotation"]["ekld"][2] = None
+    summarize(results)
+    compared = results["comparisons"]["git - drs"]
+    assert compared["tail_accuracy"] is None and compared["tail_ekld.rotation"] is None
+    assert results["methods"]["git"]["mean"]["tail_accuracy"] is None
+    assert "tail_accuracy: -" in summary(results, "folder")

@@ -27,21 +27,43 @@ def test_generate_images_is_the_generator_in_grey_values(images: np.ndarray) -> 
 def test_a_bank_holds_variants_of_some_classes_and_the_others_as_they_are(dataset) -> None:
     skip = np.array([True, False, False, True])
     bank = kg.training.generator_bank(constant_generator(0.0), dataset, 3, skip_classes=skip)
-    np.testing.assert_array_equal(bank.class_counts, dataset.class_counts * np.where(skip, 1, 3))
-    varied = bank.images[~skip[bank.labels]]
-    assert (varied == np.rint(127.5)).all()
-    for label in np.flatnonzero(skip):
-        np.testing.assert_array_equal(
-            bank.images[bank.labels == label], dataset.images[dataset.labels == label]
-        )
+    images, labels = bank.dataset.images, bank.dataset.labels
+    np.testing.assert_array_equal(
+        bank.dataset.class_counts, dataset.class_counts * np.where(skip, 1, 3)
+    )
+    assert (images[~skip[labels]] == np.rint(127.5)).all()
+    kept = skip[dataset.labels]
+    np.testing.assert_array_equal(images[bank.first[kept]], dataset.images[kept])
+    np.testing.assert_array_equal(labels[bank.first], dataset.labels)
+    np.testing.assert_array_equal(bank.variants, np.where(kept, 1, 3))
+
+
+@pytest.mark.parametrize("name", ["instance_balanced", "class_balanced", "square_root"])
+def test_draws_from_a_bank_are_those_from_the_images(dataset, name: str) -> None:
+    skip = np.array([True, False, False, False])
+    bank = kg.training.generator_bank(constant_generator(), dataset, 4, skip_classes=skip)
+    plain = kg.data.sampler(name, dataset.labels, 3)
+    varied = bank.sampler(plain, 5)
+    assert len(varied) == len(plain)
+    rows = np.concatenate([varied.indices(epoch) for epoch in range(30)])
+    drawn = np.concatenate([plain.indices(epoch) for epoch in range(30)])
+    np.testing.assert_array_equal(np.searchsorted(bank.first, rows, side="right") - 1, drawn)
+    assert set(rows) == set(range(len(bank.dataset)))  # every variant is used
+    np.testing.assert_array_equal(varied.indices(7), bank.sampler(plain, 5).indices(7))
 
 
 def test_variants_differ_and_follow_the_seed(dataset) -> None:
     generator = small_networks().generator
-    banks = [kg.training.generator_bank(generator, dataset, 2, seed=s).images for s in (0, 0, 1)]
-    np.testing.assert_array_equal(banks[0], banks[1])
-    assert not np.array_equal(banks[0], banks[2])
-    assert not np.array_equal(banks[0][0], banks[0][1])
+    told: list[int] = []
+    banks = [
+        kg.training.generator_bank(generator, dataset, 2, seed=s, on_progress=told.append)
+        for s in (0, 0, 1)
+    ]
+    images = [bank.dataset.images for bank in banks]
+    np.testing.assert_array_equal(images[0], images[1])
+    assert not np.array_equal(images[0], images[2])
+    assert not np.array_equal(images[0][0], images[0][1])
+    assert sum(told) == 3 * 2 * len(dataset)
 
 
 def test_an_empty_bank_is_refused(dataset) -> None:
