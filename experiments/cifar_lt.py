@@ -215,6 +215,8 @@ def checked(config: Config) -> tuple[Config, list[Method]]:
     Raises:
         InputError: a value or a combination of values that cannot work.
     """
+    if not config.seeds or min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
+        raise InputError(f"--seeds={config.seeds}: use different numbers, 0 or more")
     if config.quick:
         config = quick(config)
     if config.first_decay_epoch is None:
@@ -240,28 +242,6 @@ def checked(config: Config) -> tuple[Config, list[Method]]:
         )
     if config.domains not in (1, 2):
         raise InputError(f"--domains={config.domains}: use 1 or 2")
-    if config.first_decay_epoch >= config.second_decay_epoch:
-        raise InputError(
-            f"--second_decay_epoch={config.second_decay_epoch}: use more than the first decay "
-            f"epoch, {config.first_decay_epoch}"
-        )
-    if config.invariance_split == "validation" and not config.validation_fraction:
-        raise InputError("--invariance_split=validation needs --validation_fraction above 0")
-    if not config.seeds or min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
-        raise InputError(f"--seeds={config.seeds}: use different numbers, 0 or more")
-    if not config.methods or len(set(config.methods)) < len(config.methods):
-        raise InputError("--methods: name at least one method, and each once")
-    for name in config.invariance_transforms:
-        if name not in TRANSFORMS:
-            raise InputError(
-                f"--invariance_transforms: {name!r} is unknown; use {', '.join(TRANSFORMS)}"
-            )
-    for name in config.export:
-        if name not in kg.export.FORMATS:
-            raise InputError(f"--export: {name!r} is unknown; use {', '.join(kg.export.FORMATS)}")
-    if config.generator and not Path(config.generator).is_file():
-        raise InputError(f"--generator={config.generator}: no such file")
-    kg.data.choose_pipeline(config.pipeline)
     methods = [parse_method(key) for key in config.methods]
     for method in methods:
         defers = method.sampling == "drs" or method.weighting == "drw"
@@ -275,6 +255,26 @@ def checked(config: Config) -> tuple[Config, list[Method]]:
                 f"--generation_delay={config.generation_delay}: {method.key} would never generate "
                 f"in {config.epochs} epochs; use less"
             )
+    if config.first_decay_epoch >= config.second_decay_epoch:
+        raise InputError(
+            f"--second_decay_epoch={config.second_decay_epoch}: use more than the first decay "
+            f"epoch, {config.first_decay_epoch}"
+        )
+    if config.invariance_split == "validation" and not config.validation_fraction:
+        raise InputError("--invariance_split=validation needs --validation_fraction above 0")
+    if not config.methods or len(set(config.methods)) < len(config.methods):
+        raise InputError("--methods: name at least one method, and each once")
+    for name in config.invariance_transforms:
+        if name not in TRANSFORMS:
+            raise InputError(
+                f"--invariance_transforms: {name!r} is unknown; use {', '.join(TRANSFORMS)}"
+            )
+    for name in config.export:
+        if name not in kg.export.FORMATS:
+            raise InputError(f"--export: {name!r} is unknown; use {', '.join(kg.export.FORMATS)}")
+    if config.generator and not Path(config.generator).is_file():
+        raise InputError(f"--generator={config.generator}: no such file")
+    kg.data.choose_pipeline(config.pipeline)
     return config, methods
 
 

@@ -61,14 +61,15 @@ def _scalars(seed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pairs(methods: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Each method with git against the same without; and drs against erm."""
+    """Each method with git against the same without, also without drs; and drs against erm."""
+    samplings = {"drs", "erm"}
     for key in methods:
         names = key.split("+")
         if "git" in names:
             rest = [n for n in names if n != "git"]
             for base in methods:
                 other = base.split("+")
-                if "git" not in other and set(other) - {"drs"} == set(rest) - {"drs"}:
+                if "git" not in other and set(other) - samplings == set(rest) - samplings:
                     yield key, base
     if "drs" in methods and "erm" in methods:
         yield "drs", "erm"

@@ -56,7 +56,8 @@ def test_the_losses_are_those_of_the_paper(images: np.ndarray) -> None:
     """Against the same losses, computed in numpy from the networks' outputs."""
     munit = make(cycle_weight=2.0)
     style = np.random.default_rng(5).normal(size=(4, 2)).astype("float32")
-    x = images[:4].astype("float32") / 127.5 - 1.0
+    tensor = keras.ops.convert_to_tensor
+    style, x = tensor(style), tensor(images[:4].astype("float32") / 127.5 - 1.0)
     n, d = munit.networks[0], munit.discriminators[0]
     content, own_style = n.content_encoder(x), n.style_encoder(x)
     fake = n.decoder([content, style])
