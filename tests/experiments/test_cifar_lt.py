@@ -288,3 +288,32 @@ def test_the_program_ends_with_one_line_and_code_2(tmp_path, flags: list[str], r
     assert len(lines) == 1 and reason in lines[0]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of the system")
+def test_a_full_disk_ends_with_one_line_and_code_2(tmp_path) -> None:
+    import resource
+
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "experiments.cifar_lt",
+            "--flagfile=experiments/flagfiles/quickstart.cfg",
+            "--quick",
+            "--methods=erm",
+            f"--output_dir={tmp_path / 'run'}",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        preexec_fn=no_room,
+    )
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr
