@@ -313,7 +313,7 @@ class ClassifierTrainer:
         model = job.model
         fresh = self._network(job.method, job.seed)
         for variable, start in zip(model.network.variables, fresh.variables, strict=True):
-            variable.assign(start)
+            variable.assign(ops.convert_to_numpy(start))
         for variable in model.optimizer.variables:
             variable.assign(np.zeros(variable.shape, variable.dtype))
         seeds = keras.random.SeedGenerator(job.seed)
@@ -403,4 +403,5 @@ class ClassifierTrainer:
             job.progress["best"] = row["validation_balanced_accuracy"]
             job.progress["best_epoch"] = epoch
             for kept, variable in zip(best, job.model.network.variables, strict=True):
-                kept.assign(variable)
+                # A copy: on JAX the next step gives the variable's own array away.
+                kept.assign(ops.convert_to_numpy(variable))

@@ -48,6 +48,16 @@ class StepModelBase(SeededModel):
         return logs
 
 
+class StatefulStepModelBase(StepModelBase):
+    """The steps of the backends whose trainers work on variables in place (all but JAX)."""
+
+    def train_step(self, data: Any) -> Any:
+        return self._run(data, training=True)
+
+    def test_step(self, data: Any) -> Any:
+        return self._run(data, training=False)
+
+
 class AugmentedModelBase(SeededModel):
     """Contract: a subclass writes `augment`, the backend calls it before the stock step."""
 

@@ -8,16 +8,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_git.backend.common import AugmentedModelBase, StepModelBase
+from keras_git.backend.common import AugmentedModelBase, StatefulStepModelBase
 
 
-class StepModel(StepModelBase):
-    def train_step(self, data: Any) -> Any:
-        return self._run(data, training=True)
-
-    def test_step(self, data: Any) -> Any:
-        return self._run(data, training=False)
-
+class StepModel(StatefulStepModelBase):
     def minimize(
         self,
         loss_function: Callable[[], tuple[Any, dict[str, Any]]],
