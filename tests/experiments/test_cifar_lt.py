@@ -164,6 +164,25 @@ def test_a_file_that_is_no_generator_is_named(tmp_path) -> None:
         run(dataclasses.replace(SMALL, generator=str(path), output_dir=str(tmp_path / "run2")))
 
 
+def test_a_validation_part_selects_an_epoch(tmp_path) -> None:
+    results = run(
+        dataclasses.replace(
+            SMALL,
+            methods=("drs",),
+            validation_fraction=0.25,
+            invariance_transforms=("grey_level",),
+            output_dir=str(tmp_path / "run"),
+        )
+    )
+    assert results["class_counts"][0] == 18 and min(results["class_counts"]) >= 1
+    selected = results["methods"]["drs"]["seeds"]["0"]["selected"]
+    with open(tmp_path / "run/history_drs_seed0.csv") as file:
+        rows = list(csv.DictReader(file))
+    column = [float(row["validation_balanced_accuracy"]) for row in rows]
+    assert selected["epoch"] == int(np.argmax(column))
+    assert 0 <= selected["balanced_accuracy"] <= 1
+
+
 def test_a_method_alone_gives_what_it_gives_beside_others(
     finished: tuple[Config, dict], tmp_path
 ) -> None:
