@@ -54,7 +54,7 @@ class Sampler:
 
     def class_probabilities(self, epoch: int) -> np.ndarray:
         """Probability that a draw of this epoch is of each class, float64 (num_classes,)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define class_probabilities(epoch)")
 
     def indices(self, epoch: int) -> np.ndarray:
         """The images of an epoch in order, int64 (N,).
