@@ -1,0 +1,14 @@
+"""Audit of any classifier: to what it is invariant, on which classes, and how that goes with size."""
+
+from __future__ import annotations
+
+from keras_git.auditing.result import (
+    AuditResult,
+    Condition,
+    Example,
+    Measurement,
+    ModelAudit,
+    Trend,
+)
+
+__all__ = ["AuditResult", "Condition", "Example", "Measurement", "ModelAudit", "Trend"]
