@@ -7,11 +7,19 @@ they are used.
 from keras_git.data.augmentation import RandomCropFlip
 from keras_git.data.dataset import ImageDataset, Splits
 from keras_git.data.glyphs import glyphs
+from keras_git.data.image_files import read_image
+from keras_git.data.image_folder import (
+    ImageFolder,
+    default_image_size,
+    load_class_folder,
+    load_image_folder,
+)
 from keras_git.data.long_tail import (
     channel_statistics,
     cyclic_indices,
     long_tail,
     long_tailed_indices,
+    stratified_group_split,
     stratified_split,
 )
 from keras_git.data.pipeline import Stream, choose_pipeline, evaluation_data, training_data
@@ -32,6 +40,7 @@ __all__ = [
     "Deferred",
     "EffectiveNumber",
     "ImageDataset",
+    "ImageFolder",
     "InstanceBalanced",
     "RandomCropFlip",
     "Sampler",
@@ -42,15 +51,20 @@ __all__ = [
     "choose_pipeline",
     "class_sizes",
     "cyclic_indices",
+    "default_image_size",
     "glyphs",
     "evaluation_data",
     "from_arrays",
     "load",
+    "load_class_folder",
+    "load_image_folder",
     "load_npz",
     "load_tfds",
     "long_tail",
     "long_tailed_indices",
+    "read_image",
     "sampler",
+    "stratified_group_split",
     "stratified_split",
     "training_data",
 ]

@@ -1,8 +1,9 @@
-"""Where labelled images come from: arrays, .npz files, tensorflow_datasets, glyphs."""
+"""Where labelled images come from: arrays, .npz files, folders, tensorflow_datasets, glyphs."""
 
 from __future__ import annotations
 
 import io
+import os
 import re
 import zipfile
 import zlib
@@ -14,6 +15,7 @@ from absl import logging
 
 from keras_git.data.dataset import ImageDataset, Splits
 from keras_git.data.glyphs import glyphs
+from keras_git.data.image_folder import load_image_folder
 from keras_git.data.long_tail import stratified_split
 from keras_git.data.pipeline import hide_accelerators
 from keras_git.errors import InputError
@@ -38,14 +40,15 @@ def load(
     """Load a dataset by name or path.
 
     Args:
-        name: `"glyphs"`, a path that ends in `.npz`, or the name of a dataset of
+        name: `"glyphs"`, a path that ends in `.npz`, the path of a folder of images with a `/` in
+            it (`"./photos"`, see `load_image_folder`), or the name of a dataset of
             tensorflow_datasets such as `"cifar10"`.
         data_dir: folder of tensorflow_datasets; for a relative `.npz` path the folder it is looked
             for in, if it is not found as given.
         cache_dir: folder for arrays that are too large for memory.
         download: let tensorflow_datasets fetch what is not there.
         seed: decides what `"glyphs"` draws and how an `.npz` file without test images is split.
-        **options: for `"glyphs"`, its other arguments.
+        **options: for `"glyphs"` and folders, their other arguments.
 
     Returns:
         The splits, with complete training sets (`"glyphs"` is long-tailed from the start).
@@ -55,6 +58,8 @@ def load(
     """
     if name == "glyphs":
         return glyphs(seed=seed, **options)
+    if not {"/", os.sep}.isdisjoint(name) and Path(name).expanduser().is_dir():
+        return load_image_folder(name, cache_dir=cache_dir, seed=seed, **options).splits
     if options:
         raise InputError(f"dataset {name!r} has no option {sorted(options)[0]!r}")
     if name.endswith(".npz"):
