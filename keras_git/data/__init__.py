@@ -7,6 +7,8 @@ they are used.
 from keras_git.data.augmentation import RandomCropFlip
 from keras_git.data.dataset import ImageDataset, Splits
 from keras_git.data.glyphs import glyphs
+from keras_git.data.gtsrb import load_gtsrb
+from keras_git.data.k49 import K49LongTail, K49Version, k49_class_order, load_k49
 from keras_git.data.long_tail import (
     channel_statistics,
     cyclic_indices,
@@ -33,6 +35,8 @@ __all__ = [
     "EffectiveNumber",
     "ImageDataset",
     "InstanceBalanced",
+    "K49LongTail",
+    "K49Version",
     "RandomCropFlip",
     "Sampler",
     "Splits",
@@ -45,7 +49,10 @@ __all__ = [
     "glyphs",
     "evaluation_data",
     "from_arrays",
+    "k49_class_order",
     "load",
+    "load_gtsrb",
+    "load_k49",
     "load_npz",
     "load_tfds",
     "long_tail",
