@@ -12,10 +12,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -44,33 +44,10 @@ TRANSFORMS = (*kg.transforms.NAMES, "generator")
 
 
 @dataclass(frozen=True)
-class Config:
-    """Settings of a run; each is a flag of the same name. Epochs count from 0."""
+class TrainingConfig:
+    """Settings of training and measurement, whatever the data; epochs count from 0."""
 
-    # Data
-    dataset: str = option(
-        "glyphs", "glyphs (built in), an .npz file, or a dataset of tensorflow_datasets."
-    )
-    data_dir: str | None = option(None, "Folder of tensorflow_datasets, or of the .npz file.")
-    download: bool = option(True, "Whether tensorflow_datasets may download.")
-    profile: str = option(
-        "exponential",
-        "Class sizes; as_is keeps all training images.",
-        ("exponential", "step", "zipf", "balanced", "counts", "as_is"),
-    )
-    class_counts: tuple[int, ...] = option((), "Images of each class, for --profile=counts.")
-    imbalance_ratio: float | None = option(None, "Size of the largest class over the smallest.")
-    largest_class: int | None = option(None, "Images of the largest class; default: the mean.")
-    smallest_class: int | None = option(None, "Images of the smallest class, or the ratio.")
-    zipf_exponent: float | None = option(None, "Exponent of the zipf profile.")
-    selection: str = option("first", "Which images of a class are kept.", ("first", "random"))
     data_seed: int = option(0, "Seed of the data: subset, glyphs, draws of the eKLD.")
-    num_classes: int = option(49, "Classes of glyphs.")
-    nuisance: str = option(
-        "grey_level",
-        "Nuisance of glyphs.",
-        ("none", "grey_level", "background", "dilation_erosion", "rotation"),
-    )
     validation_fraction: float = option(
         0.0, "Part of the training images for the selection of an epoch; 0: last epoch only."
     )
@@ -176,13 +153,59 @@ class Config:
         return min(self.defer_epoch + self.generation_delay, self.epochs)
 
 
+@dataclass(frozen=True)
+class LongTailConfig(TrainingConfig):
+    """The same, and the sizes of the classes."""
+
+    profile: str = option(
+        "exponential",
+        "Class sizes; as_is keeps all training images.",
+        ("exponential", "step", "zipf", "balanced", "counts", "as_is"),
+    )
+    class_counts: tuple[int, ...] = option((), "Images of each class, for --profile=counts.")
+    imbalance_ratio: float | None = option(None, "Size of the largest class over the smallest.")
+    largest_class: int | None = option(None, "Images of the largest class; default: the mean.")
+    smallest_class: int | None = option(None, "Images of the smallest class, or the ratio.")
+    zipf_exponent: float | None = option(None, "Exponent of the zipf profile.")
+    selection: str = option("first", "Which images of a class are kept.", ("first", "random"))
+
+
+@dataclass(frozen=True)
+class Config(LongTailConfig):
+    """Settings of a run; each is a flag of the same name."""
+
+    dataset: str = option(
+        "glyphs", "glyphs (built in), an .npz file, or a dataset of tensorflow_datasets."
+    )
+    data_dir: str | None = option(None, "Folder of tensorflow_datasets, or of the .npz file.")
+    download: bool = option(True, "Whether tensorflow_datasets may download.")
+    num_classes: int = option(49, "Classes of glyphs.")
+    nuisance: str = option(
+        "grey_level",
+        "Nuisance of glyphs.",
+        ("none", "grey_level", "background", "dilation_erosion", "rotation"),
+    )
+
+
+AnyConfig = TypeVar("AnyConfig", bound=TrainingConfig)
+
+
 def quick(config: Config) -> Config:
     """A configuration that runs every stage of `config` in seconds."""
     return dataclasses.replace(
-        config,
+        quick_training(config),
         largest_class=24,
         smallest_class=4 if config.profile != "as_is" else config.smallest_class,
         imbalance_ratio=None,
+        class_counts=(),
+        profile="exponential" if config.profile == "counts" else config.profile,
+    )
+
+
+def quick_training(config: AnyConfig) -> AnyConfig:
+    """The same stages of training and measurement in seconds; the data stay as they are."""
+    return dataclasses.replace(
+        config,
         depth=8,
         epochs=3,
         defer_epoch=1,
@@ -195,8 +218,6 @@ def quick(config: Config) -> Config:
         generator_picture_steps=10,
         generator_downsamplings=1,
         generator_bank=min(config.generator_bank, 2),
-        class_counts=(),
-        profile="exponential" if config.profile == "counts" else config.profile,
         generator_batch_size=4,
         generator_width=min(config.generator_width, 8),
         generator_residual_blocks=1,
@@ -209,8 +230,14 @@ def quick(config: Config) -> Config:
     )
 
 
-def checked(config: Config) -> tuple[Config, list[Method]]:
+def checked(
+    config: AnyConfig, shrink: Callable[[AnyConfig], AnyConfig] = quick
+) -> tuple[AnyConfig, list[Method]]:
     """Fills in defaults and checks what can be checked without data.
+
+    Args:
+        config: the settings as given.
+        shrink: makes the settings of `--quick`.
 
     Raises:
         InputError: a value or a combination of values that cannot work.
@@ -218,7 +245,7 @@ def checked(config: Config) -> tuple[Config, list[Method]]:
     if not config.seeds or min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
         raise InputError(f"--seeds={config.seeds}: use different numbers, 0 or more")
     if config.quick:
-        config = quick(config)
+        config = shrink(config)
     if config.first_decay_epoch is None:
         config = dataclasses.replace(config, first_decay_epoch=config.defer_epoch)
     for name in ("epochs", "batch_size", "depth", "generator_steps", "invariance_samples",
@@ -278,7 +305,7 @@ def checked(config: Config) -> tuple[Config, list[Method]]:
     return config, methods
 
 
-def _class_sizes(config: Config, num_classes: int, largest: int) -> np.ndarray:
+def _class_sizes(config: LongTailConfig, num_classes: int, largest: int) -> np.ndarray:
     return kg.data.class_sizes(
         config.profile,
         num_classes,
@@ -288,6 +315,28 @@ def _class_sizes(config: Config, num_classes: int, largest: int) -> np.ndarray:
         alpha=config.zipf_exponent,
         counts=config.class_counts or None,
     )
+
+
+def long_tailed(config: LongTailConfig, splits: kg.data.Splits, cache_dir: Path) -> kg.data.Splits:
+    """The splits with the class sizes of the settings, and few test images with `--quick`."""
+    full = splits.train
+    if config.profile != "as_is":
+        sizes = _class_sizes(config, full.num_classes, len(full) // full.num_classes)
+        # Images that were too many for memory stay in a file.
+        path = cache_dir / "train.npy" if isinstance(full.images, np.memmap) else None
+        train = kg.data.long_tail(
+            full, sizes, selection=config.selection, seed=config.data_seed, path=path
+        )
+        splits = dataclasses.replace(splits, train=train)
+    elif config.quick:
+        splits = dataclasses.replace(splits, train=full.take(first_per_class(full.labels, 24)))
+    counts = full.class_counts
+    if config.recognition_epochs and counts.min() == counts.max():
+        splits = dataclasses.replace(splits, recognition=full)
+    if config.quick:
+        few = first_per_class(splits.test.labels, 20)
+        splits = dataclasses.replace(splits, test=splits.test.take(few))
+    return splits
 
 
 def load_data(config: Config, cache_dir: Path) -> kg.data.Splits:
@@ -312,23 +361,7 @@ def load_data(config: Config, cache_dir: Path) -> kg.data.Splits:
             download=config.download,
             seed=config.data_seed,
         )
-        full = splits.train
-        if config.profile != "as_is":
-            sizes = _class_sizes(config, full.num_classes, len(full) // full.num_classes)
-            # Images that were too many for memory stay in a file.
-            path = cache_dir / "train.npy" if isinstance(full.images, np.memmap) else None
-            train = kg.data.long_tail(
-                full, sizes, selection=config.selection, seed=config.data_seed, path=path
-            )
-            splits = dataclasses.replace(splits, train=train)
-        elif config.quick:
-            splits = dataclasses.replace(splits, train=full.take(first_per_class(full.labels, 24)))
-        counts = full.class_counts
-        if config.recognition_epochs and counts.min() == counts.max():
-            splits = dataclasses.replace(splits, recognition=full)
-        if config.quick:
-            few = first_per_class(splits.test.labels, 20)
-            splits = dataclasses.replace(splits, test=splits.test.take(few))
+        splits = long_tailed(config, splits, cache_dir)
     if config.validation_fraction:
         train = splits.train
         kept, held_out = kg.data.stratified_split(
@@ -340,28 +373,60 @@ def load_data(config: Config, cache_dir: Path) -> kg.data.Splits:
     return splits
 
 
+def decisive_settings(config: TrainingConfig) -> dict[str, Any]:
+    """The settings that decide results: where things are does not, a generator's bytes do."""
+    settings = dataclasses.asdict(config)
+    for name in ("output_dir", "data_dir", "download"):
+        settings.pop(name, None)
+    if config.generator:
+        settings["generator"] = hashlib.sha256(Path(config.generator).read_bytes()).hexdigest()
+    return settings
+
+
 def run(config: Config) -> dict[str, Any]:
     """Runs the experiment, or what is left of it, and returns the content of `results.json`.
 
     Raises:
         InputError: bad settings, data, generator file or output folder.
     """
-    config, methods = checked(config)
-    settings = dataclasses.asdict(config)
-    for name in ("output_dir", "data_dir", "download"):  # where things are decides no result
-        del settings[name]
-    if config.generator:
-        settings["generator"] = hashlib.sha256(Path(config.generator).read_bytes()).hexdigest()
-    with ResultsFolder(config.output_dir, settings) as folder:
-        return _run(config, methods, folder)
+    return run_on(*checked(config), load_data)
 
 
-def _run(config: Config, methods: Sequence[Method], folder: ResultsFolder) -> dict[str, Any]:
-    started = time.monotonic()
-    splits = load_data(config, folder.checkpoints)
+def run_on(
+    config: AnyConfig,
+    methods: Sequence[Method],
+    load: Callable[[AnyConfig, Path], kg.data.Splits],
+) -> dict[str, Any]:
+    """Runs the stages on the data that `load(config, cache_dir)` gives; `config` is checked."""
+    with ResultsFolder(config.output_dir, decisive_settings(config)) as folder:
+        started = time.monotonic()
+        splits = load(config, folder.checkpoints)
+        results = train_and_measure(config, methods, splits, folder, started)
+        _finish(config, folder, results)
+        return folder.read_results()
+
+
+def train_and_measure(
+    config: TrainingConfig,
+    methods: Sequence[Method],
+    splits: kg.data.Splits,
+    folder: ResultsFolder,
+    started: float,
+    oracle: tuple[kg.data.ImageDataset, kg.transforms.Transform] | None = None,
+) -> dict[str, Any]:
+    """Generator and classifiers, or what is left of them; returns what `results.json` holds.
+
+    Args:
+        config: checked settings.
+        methods: the methods of `config`.
+        splits: the data.
+        folder: open folder of the run.
+        started: `time.monotonic()` before the data were loaded.
+        oracle: see `ClassifierTrainer`.
+    """
     train = splits.train
     # Everything that bad settings would stop is made once before the folder is tied to them.
-    trainer = ClassifierTrainer(config, train, splits.validation, None, folder)
+    trainer = ClassifierTrainer(config, train, splits.validation, None, folder, oracle)
     for method in methods:
         trainer.check(method)
     needs_generator = any(m.generates for m in methods)
@@ -400,13 +465,12 @@ def _run(config: Config, methods: Sequence[Method], folder: ResultsFolder) -> di
         generator = _generator(config, splits, folder, results)
     elif "generator" in config.invariance_transforms:
         logging.info("no method uses a generator: eKLD under the generator is left out")
-    _classifiers(config, methods, splits, generator, folder, results)
-    _finish(config, folder, results)
-    return folder.read_results()
+    _classifiers(config, methods, splits, generator, folder, results, oracle)
+    return results
 
 
 def _generator(
-    config: Config, splits: kg.data.Splits, folder: ResultsFolder, results: dict[str, Any]
+    config: TrainingConfig, splits: kg.data.Splits, folder: ResultsFolder, results: dict[str, Any]
 ) -> keras.Model:
     """The generator: given, trained before, or trained now; and its two checks."""
     train = splits.train
@@ -457,7 +521,9 @@ def _generator(
     return generator
 
 
-def _recognizer(config: Config, dataset: kg.data.ImageDataset, folder: ResultsFolder) -> Any:
+def _recognizer(
+    config: TrainingConfig, dataset: kg.data.ImageDataset, folder: ResultsFolder
+) -> Any:
     """Outputs of a classifier trained on balanced data, which judges generated images."""
     epochs = config.recognition_epochs
     if all(16 <= size <= 31 for size in dataset.image_shape[:2]):
@@ -480,14 +546,15 @@ def _recognizer(config: Config, dataset: kg.data.ImageDataset, folder: ResultsFo
 
 
 def _classifiers(
-    config: Config,
+    config: TrainingConfig,
     methods: Sequence[Method],
     splits: kg.data.Splits,
     generator: keras.Model | None,
     folder: ResultsFolder,
     results: dict[str, Any],
+    oracle: tuple[kg.data.ImageDataset, kg.transforms.Transform] | None,
 ) -> None:
-    trainer = ClassifierTrainer(config, splits.train, splits.validation, generator, folder)
+    trainer = ClassifierTrainer(config, splits.train, splits.validation, generator, folder, oracle)
     invariance = splits.test
     if config.invariance_split == "validation" and splits.validation is not None:
         invariance = splits.validation
@@ -522,7 +589,7 @@ def _classifiers(
             folder.write_results(results)
 
 
-def _finish(config: Config, folder: ResultsFolder, results: dict[str, Any]) -> None:
+def _finish(config: TrainingConfig, folder: ResultsFolder, results: dict[str, Any]) -> None:
     """Summary, tables and pictures; then the checkpoints go."""
     # Methods in the order of the command, whatever order the run was interrupted in.
     results["methods"] = {key: results["methods"][key] for key in config.methods}

@@ -161,6 +161,8 @@ class ClassifierTrainer:
         validation: images for the selection of an epoch, or None.
         generator: for the methods with `git`; None if there is none.
         folder: where checkpoints go.
+        oracle: for the methods with `oracle`, the images of `dataset` before their nuisance, in
+            the same order, and the nuisance; None if they are not known.
     """
 
     def __init__(
@@ -170,9 +172,10 @@ class ClassifierTrainer:
         validation: kg.data.ImageDataset | None,
         generator: keras.Model | None,
         folder: ResultsFolder,
+        oracle: tuple[kg.data.ImageDataset, kg.transforms.Transform] | None = None,
     ) -> None:
         self.config, self.dataset, self.validation = config, dataset, validation
-        self.generator, self.folder = generator, folder
+        self.generator, self.folder, self.oracle = generator, folder, oracle
         self._statistics = kg.data.channel_statistics(dataset.images)
         self._models: dict[Any, Any] = {}
         self._bank: kg.training.GeneratorBank | None = None
@@ -220,13 +223,17 @@ class ClassifierTrainer:
         augmentation = None
         if config.augmentation != "none":
             augmentation = kg.data.RandomCropFlip(crop=config.augmentation == "crop_flip")
+        dataset, transform = self.dataset, None
+        if method.oracle and self.oracle is not None:
+            dataset, transform = self.oracle
         return kg.data.Stream(
-            self.dataset,
+            dataset,
             method.sampler(self.dataset.labels, seed, config.defer_epoch),
             config.batch_size,
             augmentation=augmentation,
             seed=seed,
             drop_remainder=config.drop_remainder,
+            transform=transform,
         )
 
     def _sources(self, job: _Job) -> kg.data.Stream:
@@ -267,11 +274,16 @@ class ClassifierTrainer:
     def _model(self, method: Method) -> tuple[Any, Logits, list[Any]]:
         """Model, logits and room for the selected weights; one for all methods that can share."""
         weights = method.class_weights(self.dataset.class_counts, self.config.defer_epoch)
-        key = (method.loss, method.weighting)  # the plain steps of erm, drs and git are the same
+        # The plain steps of erm, drs and git are the same.
+        key = (method.loss, method.weighting, method.oracle)
         if key not in self._models:
             config = self.config
             network = self._network(method, 0)
-            if self.generator is None:
+            if method.oracle and self.oracle is not None:
+                model = kg.training.Classifier(
+                    network, class_weights=weights, transform=self.oracle[1]
+                )
+            elif self.generator is None:
                 model = kg.training.Classifier(network, class_weights=weights)
             else:
                 model = kg.training.GITClassifier(
@@ -301,6 +313,11 @@ class ClassifierTrainer:
 
     def check(self, method: Method) -> None:
         """Makes all that a method needs but its training, so that bad settings show at once."""
+        if method.oracle and self.oracle is None:
+            raise InputError(
+                f"method {method.key!r} needs images before their nuisance, and the nuisance, "
+                "which this dataset does not offer; experiments.k49_lt has both"
+            )
         stream = self._stream(method, 0)
         self._network(method, 0)
         make_optimizer(self.config, stream.steps_per_epoch)

@@ -35,7 +35,13 @@ _SAMPLERS = {
     "square_root_sampling": "square_root",
     "effective_number_sampling": "effective_number",
 }
-NAMES = {**_LOSSES, **_SAMPLINGS, **_WEIGHTINGS, "git": "generated images; with drs unless said"}
+NAMES = {
+    **_LOSSES,
+    **_SAMPLINGS,
+    **_WEIGHTINGS,
+    "git": "generated images; with drs unless said",
+    "oracle": "the true nuisance as augmentation, where it is known (k49_lt)",
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Method:
         sampling: `"erm"`, `"drs"` or the name of another sampling.
         weighting: None, `"drw"` or `"class_balanced_loss"`.
         generates: whether a part of the batch is generated (GIT).
+        oracle: whether images get a new draw of the true nuisance in every step.
     """
 
     key: str
@@ -55,6 +62,7 @@ class Method:
     sampling: str = "erm"
     weighting: str | None = None
     generates: bool = False
+    oracle: bool = False
 
     @property
     def head(self) -> str:
@@ -70,7 +78,8 @@ class Method:
         weighting = self.weighting
         if weighting == "drw":
             weighting = "class_balanced_loss" if deferred else "ones"
-        return self.loss, sampling, weighting, self.generates and epoch >= generation_epoch
+        generates = self.generates and epoch >= generation_epoch
+        return self.loss, sampling, weighting, generates, self.oracle
 
     def sampler(self, labels: np.ndarray, seed: Any, defer_epoch: int) -> Any:
         """The `keras_git.data` sampler of this method."""
@@ -128,11 +137,14 @@ def parse_method(key: str) -> Method:
             raise InputError(f"method {key!r} has two {kind}: {chosen[0]} and {chosen[1]}")
         return chosen[0] if chosen else None
 
-    generates = "git" in names
+    generates, oracle = "git" in names, "oracle" in names
+    if generates and oracle:
+        raise InputError(f"method {key!r}: git learns the nuisance that oracle knows; use one")
     return Method(
         key,
         loss=only(_LOSSES, "losses") or "ce",
         sampling=only(_SAMPLINGS, "samplings") or ("drs" if generates else "erm"),
         weighting=only(_WEIGHTINGS, "weightings"),
         generates=generates,
+        oracle=oracle,
     )

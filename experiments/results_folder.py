@@ -137,10 +137,16 @@ class ResultsFolder:
         # The file stays: removing it would let two later runs lock two different files.
         self._lock.close()
 
+    def check(self) -> None:
+        """Raises `InputError` if the folder is not empty and not of these settings; no lock."""
+        if self.path.is_dir():
+            self._check(self.path / "config.json")
+
     def _check(self, config: Path) -> None:
         if not config.exists():
             strange = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
-            known = {"models", "pictures", "checkpoints"}  # killed before config.json was there
+            # Killed before config.json was there, or versions of k49_lt from other machines.
+            known = {"models", "pictures", "checkpoints", "versions"}
             if set(strange) - known:
                 raise InputError(
                     f"output_dir {self.path} is not empty (it holds {sorted(strange)[0]!r}) and "

@@ -7,6 +7,7 @@ they are used.
 from keras_git.data.augmentation import RandomCropFlip
 from keras_git.data.dataset import ImageDataset, Splits
 from keras_git.data.glyphs import glyphs
+from keras_git.data.gtsrb import load_gtsrb
 from keras_git.data.image_files import read_image
 from keras_git.data.image_folder import (
     ImageFolder,
@@ -14,6 +15,7 @@ from keras_git.data.image_folder import (
     load_class_folder,
     load_image_folder,
 )
+from keras_git.data.k49 import K49LongTail, K49Version, k49_class_order, load_k49
 from keras_git.data.long_tail import (
     channel_statistics,
     cyclic_indices,
@@ -42,6 +44,8 @@ __all__ = [
     "ImageDataset",
     "ImageFolder",
     "InstanceBalanced",
+    "K49LongTail",
+    "K49Version",
     "RandomCropFlip",
     "Sampler",
     "Splits",
@@ -55,9 +59,12 @@ __all__ = [
     "glyphs",
     "evaluation_data",
     "from_arrays",
+    "k49_class_order",
     "load",
     "load_class_folder",
     "load_image_folder",
+    "load_gtsrb",
+    "load_k49",
     "load_npz",
     "load_tfds",
     "long_tail",

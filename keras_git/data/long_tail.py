@@ -100,7 +100,9 @@ def long_tail(
 
 
 def cyclic_indices(
-    labels: np.ndarray, class_order: Sequence[int], class_sizes: Sequence[int]
+    labels: np.ndarray,
+    class_order: Sequence[int] | np.ndarray,
+    class_sizes: Sequence[int] | np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Base images for a set that is drawn by transforming the same images again and again.
 

@@ -19,6 +19,7 @@ from keras_git.data.dataset import ImageDataset
 from keras_git.data.randomness import Seed
 from keras_git.data.samplers import Sampler
 from keras_git.errors import InputError
+from keras_git.transforms import Transform
 
 PIPELINES = ("auto", "tf_data", "numpy")
 _PREFETCHED_BATCHES = 4
@@ -36,6 +37,9 @@ class Stream:
         seed: seed of the augmentation; a non-negative integer, or several. Two streams that are
             to be independent need different seeds (also in their samplers).
         drop_remainder: leave the last, smaller batch of an epoch out.
+        transform: a transformation with fresh parameters for every image of every step, or None.
+            Only the parameters are drawn here; they travel with the batch, and
+            `keras_git.training.Classifier(transform=...)` applies them on its device.
 
     Raises:
         InputError: if the sampler is of another dataset or the batch size is impossible.
@@ -49,6 +53,7 @@ class Stream:
         augmentation: RandomCropFlip | None = None,
         seed: Seed = 0,
         drop_remainder: bool = False,
+        transform: Transform | None = None,
     ) -> None:
         if sampler is not None and not np.array_equal(sampler.labels, dataset.labels):
             raise InputError(
@@ -65,6 +70,7 @@ class Stream:
         self.augmentation = augmentation
         self.seed = seed
         self.drop_remainder = drop_remainder
+        self.transform = transform
         self._epoch_indices: tuple[int, np.ndarray] | None = None
         randomness.generator(seed, randomness.AUGMENTATION)  # reject a bad seed now
 
@@ -120,6 +126,13 @@ class Stream:
         if self.augmentation is not None:
             images = self.augmentation.apply_numpy(images, parameters)
         return images, self.dataset.labels[indices]
+
+    def transform_parameters(self, epoch: int, step: int, number: int) -> dict[str, np.ndarray]:
+        """Parameters of `transform` for the `number` images of a batch; empty without one."""
+        if self.transform is None:
+            return {}
+        rng = randomness.generator(self.seed, randomness.NUISANCE, epoch, step)
+        return self.transform.sample(number, rng)
 
     def _indices(self, epoch: int) -> np.ndarray:
         # Read once into a local: another thread may replace the pair meanwhile, but never half.
@@ -178,7 +191,8 @@ def training_data(
         A `tf.data.Dataset` or a `keras.utils.PyDataset` without end. An element is
         `(images, labels)`, or with sources
         `({"images": ..., "source_images": ..., "source_labels": ...}, labels)`; images are uint8
-        (n, height, width, channels), labels int64 (n,).
+        (n, height, width, channels), labels int64 (n,). A stream with a transformation adds
+        `"parameters"`, a dictionary of arrays (n,), to the dictionary.
 
     Raises:
         InputError: for an unknown pipeline or sources with images of another shape.
@@ -197,6 +211,8 @@ def training_data(
     first = initial_epoch * steps + initial_step
     if epochs is not None and epochs * steps <= first:
         raise InputError(f"epochs is {epochs}; it must be above initial_epoch ({initial_epoch})")
+    if sources is not None and sources.transform is not None:
+        raise InputError("source images cannot have a transform; give it to the first stream")
     streams = [stream] if sources is None else [stream, sources]
     if choose_pipeline(pipeline) == "numpy":
         return _NumpyBatches(streams, steps, first, None)
@@ -231,18 +247,15 @@ def _position(stream: Stream, steps: int, index: int) -> tuple[int, int]:
     return epoch, step % stream.steps_per_epoch
 
 
-def _element(pairs: list[tuple[Any, Any]]) -> tuple[Any, Any]:
-    """What one batch looks like to `fit`."""
+def _element(pairs: list[tuple[Any, Any]], parameters: dict[str, Any]) -> tuple[Any, Any]:
+    """What one batch looks like to `fit`; `parameters` are those of a transformation, or empty."""
     images, labels = pairs[0]
-    if len(pairs) == 1:
-        return images, labels
-    source_images, source_labels = pairs[1]
-    inputs = {
-        "images": images,
-        "source_images": source_images,
-        "source_labels": source_labels,
-    }
-    return inputs, labels
+    inputs = {"images": images}
+    if parameters:
+        inputs["parameters"] = parameters
+    if len(pairs) > 1:
+        inputs["source_images"], inputs["source_labels"] = pairs[1]
+    return (inputs if len(inputs) > 1 else images), labels
 
 
 class _NumpyBatches(keras.utils.PyDataset):
@@ -265,7 +278,9 @@ class _NumpyBatches(keras.utils.PyDataset):
             raise IndexError(index)
         number = self._start + index
         pairs = [s.batch(*_position(s, self._steps, number)) for s in self._streams]
-        return _element(pairs)
+        position = _position(self._streams[0], self._steps, number)
+        parameters = self._streams[0].transform_parameters(*position, len(pairs[0][1]))
+        return _element(pairs, parameters)
 
 
 def _tensorflow_batches(streams: list[Stream], steps: int, first: int, epochs: int | None) -> Any:
@@ -279,13 +294,22 @@ def _tensorflow_batches(streams: list[Stream], steps: int, first: int, epochs: i
 
     hide_accelerators()
     executors = [_TensorflowExecutor(stream) for stream in streams]
+    names, examples = [], []
+    if streams[0].transform is not None:
+        sample = streams[0].transform.sample(1, np.random.default_rng(0))
+        names, examples = list(sample), list(sample.values())
     dtypes = (tf.int64, tf.int32, tf.bool, tf.int64) * len(streams)
-    shapes = ((None,), (None, 2), (None,), (steps + 1,)) * len(streams)
+    shapes: tuple[Any, ...] = ((None,), (None, 2), (None,), (steps + 1,)) * len(streams)
+    dtypes += tuple(tf.as_dtype(example.dtype) for example in examples)
+    shapes += tuple((None, *example.shape[1:]) for example in examples)
 
     def decide(epoch: np.ndarray) -> list[np.ndarray]:
         arrays: list[np.ndarray] = []
         for stream in streams:
             arrays.extend(_epoch_plan(stream, steps, int(epoch)))
+        if names:
+            drawn = _epoch_parameters(streams[0], steps, int(epoch), np.diff(arrays[3]))
+            arrays.extend(drawn[name] for name in names)
         return arrays
 
     def batches_of(epoch: Any) -> Any:
@@ -298,7 +322,10 @@ def _tensorflow_batches(streams: list[Stream], steps: int, first: int, epochs: i
                 indices, offsets, flips, splits = plan[4 * i : 4 * i + 4]
                 start, stop = splits[step], splits[step + 1]
                 pairs.append(run(indices[start:stop], offsets[start:stop], flips[start:stop]))
-            return _element(pairs)
+            start, stop = plan[3][step], plan[3][step + 1]
+            drawn = plan[4 * len(executors) :]
+            parameters = {n: values[start:stop] for n, values in zip(names, drawn, strict=True)}
+            return _element(pairs, parameters)
 
         # Two batches at a time, handed out in order.
         begin = tf.where(epoch == first_epoch, np.int64(first_step), np.int64(0))
@@ -328,6 +355,17 @@ def _epoch_plan(stream: Stream, steps: int, epoch: int) -> tuple[np.ndarray, ...
         np.concatenate([flips for _, (_, flips) in plans]),
         splits,
     )
+
+
+def _epoch_parameters(
+    stream: Stream, steps: int, epoch: int, sizes: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Parameters of the transformation for all batches of an epoch, joined."""
+    drawn = [
+        stream.transform_parameters(*_position(stream, steps, epoch * steps + i), int(size))
+        for i, size in enumerate(sizes)
+    ]
+    return {name: np.concatenate([batch[name] for batch in drawn]) for name in drawn[0]}
 
 
 class _TensorflowExecutor:

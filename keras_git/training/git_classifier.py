@@ -12,6 +12,7 @@ from keras import ops
 from keras_git import backend
 from keras_git.errors import InputError
 from keras_git.models import call_in_training
+from keras_git.transforms import Transform
 
 ClassWeights = Sequence[float] | np.ndarray | Callable[[int], Any] | None
 
@@ -111,6 +112,9 @@ class Classifier(backend.AugmentedModel):
         class_weights: None, weights (num_classes,), or a function of the 0-based epoch that
             returns them (`keras_git.losses.deferred_reweighting`). The loss is then the weighted
             mean sum(w_y l) / sum(w_y) of the losses l of the batch.
+        transform: transformation of the training images, or None. With one, `x` is a dictionary of
+            `"images"` (B, H, W, C) in 0..255 and `"parameters"`, what `transform.sample(B, rng)`
+            draws, as `keras_git.data.Stream(transform=...)` provides it.
         seed: seed of the random numbers drawn in the step.
 
     Data of `fit`: images (B, H, W, C), labels (B,) integers.
@@ -124,11 +128,15 @@ class Classifier(backend.AugmentedModel):
         network: keras.Model,
         *,
         class_weights: ClassWeights = None,
+        transform: Transform | None = None,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(seed=seed, **kwargs)
+        if transform is not None and transform.variables:
+            raise InputError(f"{transform!r} has weights of its own; give one without, or None")
         self.network = network
+        self.transform = transform
         self.num_classes = int(network.output_shape[-1])
         self._schedule = class_weights
         self.class_weights: Any = None
@@ -161,6 +169,13 @@ class Classifier(backend.AugmentedModel):
         self.class_weights.assign(weights)
 
     def augment(self, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+        if self.transform is not None:
+            if not isinstance(x, dict) or "parameters" not in x:
+                raise InputError(
+                    "a Classifier with a transform needs {'images', 'parameters'}: make the data "
+                    "with Stream(transform=...)"
+                )
+            x = self.transform.apply(ops.cast(x["images"], "float32"), x["parameters"])
         return x, y, self._weighted(y, sample_weight)
 
     def _weighted(self, y: Any, sample_weight: Any) -> Any:
@@ -189,6 +204,7 @@ class Classifier(backend.AugmentedModel):
         return {
             "network": keras.saving.serialize_keras_object(self.network),
             "class_weights": weights,
+            "transform": self.transform and keras.saving.serialize_keras_object(self.transform),
             "seed": self.seed,
             "name": self.name,
         }
@@ -196,7 +212,7 @@ class Classifier(backend.AugmentedModel):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Classifier:
         config = dict(config)
-        for name in ("network", "generator"):
+        for name in ("network", "generator", "transform"):
             if config.get(name) is not None:
                 config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)
@@ -256,6 +272,8 @@ class GITClassifier(Classifier):
         if generator is not None:
             check_generator(generator, network.input_shape[1:])
         super().__init__(network, class_weights=class_weights, seed=seed, **kwargs)
+        if self.transform is not None:
+            raise InputError("GITClassifier takes no transform: use Classifier")
         self.generator: Any = generator
         if generator is not None:
             generator.trainable = False
