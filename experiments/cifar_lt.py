@@ -376,7 +376,7 @@ def load_data(config: Config, cache_dir: Path) -> kg.data.Splits:
 def decisive_settings(config: TrainingConfig) -> dict[str, Any]:
     """The settings that decide results: where things are does not, a generator's bytes do."""
     settings = dataclasses.asdict(config)
-    for name in ("output_dir", "data_dir", "download"):
+    for name in ("output_dir", "data_dir", "download", "cache_dir"):
         settings.pop(name, None)
     if config.generator:
         settings["generator"] = hashlib.sha256(Path(config.generator).read_bytes()).hexdigest()
@@ -402,7 +402,7 @@ def run_on(
         started = time.monotonic()
         splits = load(config, folder.checkpoints)
         results = train_and_measure(config, methods, splits, folder, started)
-        _finish(config, folder, results)
+        finish(config, folder, results)
         return folder.read_results()
 
 
@@ -589,7 +589,7 @@ def _classifiers(
             folder.write_results(results)
 
 
-def _finish(config: TrainingConfig, folder: ResultsFolder, results: dict[str, Any]) -> None:
+def finish(config: TrainingConfig, folder: ResultsFolder, results: dict[str, Any]) -> None:
     """Summary, tables and pictures; then the checkpoints go."""
     # Methods in the order of the command, whatever order the run was interrupted in.
     results["methods"] = {key: results["methods"][key] for key in config.methods}

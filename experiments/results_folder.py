@@ -27,9 +27,10 @@ _PACKAGES = ("keras", "numpy", "tensorflow", "jax", "torch", "tensorflow-dataset
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replaces `path` as a whole: a reader sees the old content or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    mode = "wb" if isinstance(content, bytes) else "w"
+    if isinstance(content, str):
+        content = content.encode()
     try:
-        with open(temporary, mode) as file:
+        with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -146,7 +147,7 @@ class ResultsFolder:
         if not config.exists():
             strange = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
             # Killed before config.json was there, or versions of k49_lt from other machines.
-            known = {"models", "pictures", "checkpoints", "versions"}
+            known = {"models", "pictures", "checkpoints", "versions", "unreadable.csv"}
             if set(strange) - known:
                 raise InputError(
                     f"output_dir {self.path} is not empty (it holds {sorted(strange)[0]!r}) and "
