@@ -290,7 +290,7 @@ def _audit(
     )
     result.to_json(folder.path / "audit.json")
     result.to_csv(folder.path / "audit.csv")
-    result.to_html(folder.path / "report.html")
+    result.to_html(folder.path / "audit.html")
 
 
 def _export(

@@ -175,7 +175,7 @@ def test_a_run_writes_what_is_promised(finished):
     assert {**again, "seconds": 0} == {**results, "seconds": 0}
     assert list(models) == ["erm", "git"] and len(images) == 17
     assert options["class_counts"].tolist() == results["class_counts"]
-    assert all((folder / f).exists() for f in ("audit.json", "audit.csv", "report.html"))
+    assert all((folder / f).exists() for f in ("audit.json", "audit.csv", "audit.html"))
     text = (folder / "unreadable.csv").read_text("utf-8").splitlines()
     assert text[0] == "path,reason" and text[1].startswith("it's/text.jpg,not an image")
     assert json.loads((folder / "export/class_names.json").read_text()) == list(NAMES)
