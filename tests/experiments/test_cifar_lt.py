@@ -181,6 +181,16 @@ def test_a_validation_part_selects_an_epoch(tmp_path) -> None:
     column = [float(row["validation_balanced_accuracy"]) for row in rows]
     assert selected["epoch"] == int(np.argmax(column))
     assert 0 <= selected["balanced_accuracy"] <= 1
+    test = kg.data.glyphs(
+        20,
+        largest=24,
+        smallest=4,
+        test_per_class=20,
+        recognition_per_class=0,
+    ).test
+    saved = keras.models.load_model(tmp_path / "run/models/classifier_drs_seed0_selected.keras")
+    right = saved.predict(test.images, verbose=0).argmax(-1) == test.labels
+    assert right.mean() == pytest.approx(selected["test_accuracy"], abs=0.003)
 
 
 def test_a_method_alone_gives_what_it_gives_beside_others(
