@@ -34,6 +34,7 @@ from experiments.generator_training import (
 )
 from experiments.measurement import Measurement, first_per_class, generator_quality, make_transforms
 from experiments.methods import NAMES, Method, parse_method
+from experiments.progress import reports
 from experiments.results_folder import FORMAT_VERSION, ResultsFolder
 from experiments.summary import per_class_rows, print_summary, summarize
 from keras_git.errors import InputError
@@ -345,22 +346,26 @@ def load_data(config: Config, cache_dir: Path) -> kg.data.Splits:
         if config.profile == "as_is":
             raise InputError("--profile=as_is: glyphs are drawn to order; choose a profile")
         sizes = _class_sizes(config, config.num_classes, 250)
-        splits = kg.data.glyphs(
-            config.num_classes,
-            sizes=sizes,
-            test_per_class=20 if config.quick else 100,
-            recognition_per_class=40 if config.quick else 220,
-            nuisance=config.nuisance,
-            seed=config.data_seed,
-        )
+        with reports("drawing images") as progress:
+            splits = kg.data.glyphs(
+                config.num_classes,
+                sizes=sizes,
+                test_per_class=20 if config.quick else 100,
+                recognition_per_class=40 if config.quick else 220,
+                nuisance=config.nuisance,
+                seed=config.data_seed,
+                progress=progress,
+            )
     else:
-        splits = kg.data.load(
-            config.dataset,
-            data_dir=config.data_dir,
-            cache_dir=cache_dir,
-            download=config.download,
-            seed=config.data_seed,
-        )
+        with reports("reading images") as progress:
+            splits = kg.data.load(
+                config.dataset,
+                data_dir=config.data_dir,
+                cache_dir=cache_dir,
+                download=config.download,
+                seed=config.data_seed,
+                progress=progress,
+            )
         splits = long_tailed(config, splits, cache_dir)
     if config.validation_fraction:
         train = splits.train
@@ -577,6 +582,9 @@ def _classifiers(
             folder.write_table(f"history_{name}.csv", HISTORY_COLUMNS, trained.history)
             measured = measurement.all(trained, method.logit_scale)
             folder.save_model(trained.network, f"classifier_{name}")
+            if trained.selected is not None:
+                with trained.selected_weights():
+                    folder.save_model(trained.network, f"classifier_{name}_selected")
             if config.export:
                 target = folder.models / f"classifier_{name}"
                 made = kg.export.export_classifier(trained.network, target, config.export)

@@ -31,7 +31,7 @@ from experiments.classifier_training import Logits
 from experiments.command_line import option
 from experiments.methods import Method
 from experiments.model_card import model_card
-from experiments.progress import Progress
+from experiments.progress import reports
 from experiments.results_folder import ResultsFolder, to_json, write_atomically
 from keras_git.errors import InputError
 
@@ -195,15 +195,8 @@ def chosen_settings(config: Config, train: kg.data.ImageDataset) -> Config:
 
 def load(config: Config, cache_dir: Path) -> kg.data.ImageFolder:
     """Reads the folder, with the progress on the terminal."""
-    shown: list[Progress] = []
-
-    def progress(done: int, total: int) -> None:
-        if not shown:
-            shown.append(Progress("reading images", total).__enter__())
-        shown[0].advance(done - shown[0].done)
-
     size = config.image_size
-    try:
+    with reports("reading images") as progress:
         return kg.data.load_image_folder(
             config.data_dir or "",
             image_size=None if not size else (size[0], size[-1]),
@@ -217,9 +210,6 @@ def load(config: Config, cache_dir: Path) -> kg.data.ImageFolder:
             max_per_class=_QUICK_PER_CLASS if config.quick else None,
             progress=progress,
         )
-    finally:
-        for bar in shown:
-            bar.__exit__(None, None, None)
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -185,6 +185,8 @@ def _export(model: keras.Model, target: Path, export_format: str) -> Path | str:
             # The converters are other projects that follow the frameworks' releases late and raise
             # anything. A missing export must not cost a finished training run its results.
             first_line = (str(error).strip() or "no message").splitlines()[0]
+            # Its random name would make two equal runs report different things.
+            first_line = first_line.replace(str(workspace), str(target.parent))
             return (
                 f"{export_format} failed on the {keras.config.backend()} backend: "
                 f"{type(error).__name__}: {first_line}"

@@ -234,6 +234,7 @@ def expected_kl(
     seed: int = 0,
     preprocess: Callable[[Any], Any] | None = None,
     from_logits: bool = True,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ExpectedKLResult:
     """Measures eKLD and prediction consistency per class.
 
@@ -256,6 +257,7 @@ def expected_kl(
             input itself.
         from_logits: False if the model returns probabilities (less exact, see
             `divergence.log_probabilities`).
+        progress: called with the number of images measured so far and that of all.
 
     Returns:
         The result over C classes.
@@ -305,6 +307,8 @@ def expected_kl(
         for target, values in zip((divergence, consistent), sums, strict=True):
             values = ops.convert_to_numpy(values).astype(np.float64)
             target[start:stop] = values[: stop - start] / num_samples
+        if progress is not None:
+            progress(stop, number)
     return _result(divergence, consistent, labels, num_classes, num_samples)
 
 

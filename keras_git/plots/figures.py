@@ -45,7 +45,7 @@ def plain(axes: Axes) -> None:
 
 
 def drawable(text: str, substitute: str) -> str:
-    """A name as Matplotlib draws it: `$` means no formula; `substitute` if its font lacks letters."""
+    """A name that Matplotlib draws as it is; `substitute` if its font lacks one of the letters."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     known = get_font(findfont(FontProperties())).get_charmap()
