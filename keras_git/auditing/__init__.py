@@ -1,4 +1,4 @@
-"""Audit of any classifier: to what it is invariant, on which classes, and how that goes with size."""
+"""Audit of any classifier: to what it is invariant, and on which classes it is not."""
 
 from __future__ import annotations
 
