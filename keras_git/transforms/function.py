@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -38,16 +38,16 @@ class FunctionTransform(Transform):
 
     def __init__(
         self,
-        function: Callable[..., Any],
+        function: Any,
         name: str = "function",
-        sample: Callable[[int, np.random.Generator], dict[str, np.ndarray]] | None = None,
+        sample: Any = None,
         variables: Sequence[Any] | None = None,
     ) -> None:
         # keras.saving hands over functions as configurations
-        function, sample = (
-            keras.saving.deserialize_keras_object(value) if isinstance(value, dict) else value
-            for value in (function, sample)
-        )
+        if isinstance(function, dict):
+            function = keras.saving.deserialize_keras_object(function)
+        if isinstance(sample, dict):
+            sample = keras.saving.deserialize_keras_object(sample)
         if not callable(function) or not (sample is None or callable(sample)):
             raise InputError(f"FunctionTransform {name!r}: give functions that can be called")
         if not name or not isinstance(name, str):

@@ -23,6 +23,10 @@ from keras_git.transforms.photometric import (
 )
 
 
+# A standard deviation of much less than a pixel does nothing, however small the image.
+_LEAST_SIDE = 32
+
+
 @dataclasses.dataclass(frozen=True)
 class Rung:
     """One transformation at one strength.
@@ -91,6 +95,8 @@ class Ladder:
             raise InputError(f"transformation {self.name!r}: give whole numbers of {self.unit}")
         if not values:
             side = min(image_shape[:2]) if self.relative else 1
+            if self.relative and not self.whole:
+                side = max(side, _LEAST_SIDE)
             values = [value * side for value in self.strengths]
             if self.whole:
                 values = [float(max(round(value), 1)) for value in values]
