@@ -113,7 +113,7 @@ class _Panel:
 
 
 def marker(index: int, x: float, y: float, radius: float = 4, *children: object) -> Markup:
-    """A point of the model at `index`: circle, square, triangle or diamond, then the same hollow."""
+    """A point of the model at `index`: circle, square, triangle or diamond, then hollow."""
     r = radius
     shape = index % 4
     style = f"{'fill' if index % 8 < 4 else 'hollow'} m{index % NUM_COLOURS}"
@@ -174,12 +174,9 @@ def against_size(
     Where all classes have one size, they stand in the order of the first model's values.
     """
     varied = counts.min() < counts.max()
-    finite = [s.values[np.isfinite(s.values)] for s in series]
-    high = max((float(v.max()) for v in finite if len(v)), default=1.0)
     few = len(counts) * len(series) <= _ERROR_BARS
-    if few:
-        tops = [s.values + s.errors for s in series if s.errors is not None]
-        high = max([high, *(float(np.nanmax(t)) for t in tops if np.isfinite(t).any())])
+    tops = [_top(s) if few else float(np.nan_to_num(s.values).max()) for s in series]
+    high = max(tops, default=1.0)
     panel = _Panel(
         size,
         high,
@@ -259,9 +256,7 @@ def ladder(
 
     The first value of each series is that of the untransformed images.
     """
-    high = max(
-        (float(np.nanmax(s.values)) for s in series if np.isfinite(s.values).any()), default=1.0
-    )
+    high = max((_top(one) for one in series), default=1.0)
     panel = _Panel((330, 210), high, y_title=y_title, x_title=x_title, percent=percent)
     shares = np.linspace(0, 1, len(steps)) if len(steps) > 1 else np.array([0.5])
     # Labels that would touch are thinned from the end, which is the one most asked for.
@@ -297,12 +292,18 @@ def ladder(
     return panel.svg(parts, title, description)
 
 
+def _top(one: Series) -> float:
+    """The largest value with its error; 0 without any."""
+    errors = np.zeros(len(one.values)) if one.errors is None else np.nan_to_num(one.errors)
+    return float(np.max(np.nan_to_num(one.values) + errors, initial=0.0))
+
+
 def both_widths(draw: Callable[..., Markup], **arguments: object) -> Markup:
     """A chart for wide pages and one for phones, of which the style sheet shows one: text in a
     picture that is scaled down to a phone could not be read."""
     return join(
         [
-            draw(size=(760, 360), class_="wide", **arguments),
+            draw(size=(880, 380), class_="wide", **arguments),
             draw(size=(360, 280), class_="narrow", tooltips=False, **arguments),
         ]
     )

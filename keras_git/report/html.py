@@ -28,7 +28,6 @@ from keras_git.report.aggregates import (
     number_of,
     over_classes,
     percent,
-    percent_within,
     seen,
     transforms,
     words,
@@ -108,7 +107,11 @@ def to_html(result: AuditResult, *, title: str | None = None, notes: Sequence[Fi
     if title is None:
         title = f"Invariance audit of {names}" + (f" on {clean(result.data)}" * bool(result.data))
     sections = [
-        ("summary", "Summary", _summary([*findings(result), *notes])),
+        (
+            "summary",
+            "Summary",
+            _summary([*findings(result), *notes], [clean(m.name) for m in result.models]),
+        ),
         ("size", "eKLD against class size", _against_size(result)),
         ("heat", "Class by transformation", _heat_maps(result)),
         ("strength", "Strength by strength", _ladders(result)),
@@ -171,7 +174,11 @@ def _scroll(content: object, *, tall: bool = False) -> Markup:
 
 
 def _figure(content: object, caption: object) -> Markup:
-    return tag("figure", content, tag("figcaption", caption))
+    return tag("figure", content, _caption(caption))
+
+
+def _caption(content: object) -> Markup | None:
+    return tag("figcaption", content) if content else None
 
 
 def _keys(result: AuditResult) -> Markup | None:
@@ -228,16 +235,29 @@ def _percent_with_error(value: float, error: float) -> str:
 # ------------------------------------------------------------------------------------ summary
 
 
-def _summary(groups: Sequence[Finding]) -> Markup:
-    parts: list[object] = []
-    for place, group in enumerate(groups):
-        if place == 0:
-            parts.append(tag("div", [tag("p", _prose(s)) for s in group.sentences], class_="short"))
-        else:
-            parts.append(tag("h3", group.title))
-            items = [tag("li", _prose(s)) for s in group.sentences]
-            parts.append(tag("ul", items, class_="findings"))
-    return join(parts)
+def _summary(groups: Sequence[Finding], names: Sequence[str]) -> Markup:
+    def prose(sentence: str) -> object:
+        """The model that a sentence begins with stands out."""
+        for name in sorted(names, key=len, reverse=True):
+            if sentence.startswith((f"{name}:", f"{name} ")):
+                return [tag("strong", name), _prose(sentence[len(name) :])]
+        return _prose(sentence)
+
+    first, rest = groups[0], groups[1:]
+    parts = [
+        tag(
+            "div",
+            tag("h3", group.title),
+            tag("ul", [tag("li", prose(s)) for s in group.sentences], class_="findings"),
+        )
+        for group in rest
+    ]
+    return join(
+        [
+            tag("div", [tag("p", prose(s)) for s in first.sentences], class_="short"),
+            tag("div", parts, class_="columns"),
+        ]
+    )
 
 
 # ------------------------------------------------------------------------------------ class size
@@ -315,25 +335,31 @@ def _against_size(result: AuditResult) -> Markup | None:
                 for i, (m, steps) in enumerate(zip(result.models, ladder_of, strict=True))
                 if steps
             ]
-            caption = [tag("strong", words(way)), ". "]
-            caption += [_trend_caption(result, m, s) for m, s in
-                        zip(result.models, ladder_of, strict=True) if s and varied]  # fmt: skip
-            panels.append(
-                _figure(
-                    against_size(
-                        lines,
-                        counts,
-                        names,
-                        size=(330, 220),
-                        title=f"{words(way)}: eKLD against {axis}",
-                        description="Mean over the strengths, per class.",
-                        y_title="eKLD, nats",
-                        tooltips=False,
-                    ),
-                    caption,
-                )
+            caption = [
+                tag("div", _trend_caption(result, m, s))
+                for m, s in zip(result.models, ladder_of, strict=True)
+                if s and varied
+            ]
+            chart = against_size(
+                lines,
+                counts,
+                names,
+                size=(330, 210),
+                title=f"{words(way)}: eKLD against {axis}",
+                description="Mean over the strengths, per class.",
+                y_title="eKLD, nats",
+                tooltips=False,
             )
-        parts += [tag("h3", "Each transformation"), tag("div", panels, class_="grid")]
+            panels.append(tag("figure", tag("strong", words(way)), chart, _caption(caption)))
+        explanation = (
+            "Below each: Spearman's rank correlation with class size [95 % confidence interval] "
+            "and its p-value, for the strength where it is clearest."
+        )
+        parts += [
+            tag("h3", "Each transformation"),
+            tag("p", _prose(explanation)) if varied else None,
+            tag("div", panels, class_="grid"),
+        ]
     return join(parts)
 
 
@@ -343,10 +369,9 @@ def _trend_caption(result: AuditResult, model: ModelAudit, steps: Sequence[Measu
     if not known:
         return ""
     best = min(known, key=lambda t: t.p_value)
-    who = f"{clean(model.name)}: " if len(result.models) > 1 else "Rank correlation: "
-    level = "p < 0.001" if best.p_value < 0.001 else f"p = {best.p_value:.3f}"
-    at = f" (clearest of {len(known)} strengths)" if len(known) > 1 else ""
-    return f"{who}{best.rho:+.2f} [{best.low:+.2f}, {best.high:+.2f}], {level}{at}. "
+    who = f"{clean(model.name)}: " if len(result.models) > 1 else ""
+    level = "p\u00a0<\u00a00.001" if best.p_value < 0.001 else f"p\u00a0=\u00a0{best.p_value:.3f}"
+    return f"{who}{best.rho:+.2f} [{best.low:+.2f},\u00a0{best.high:+.2f}], {level}"
 
 
 # ------------------------------------------------------------------------------------ heat map
@@ -374,7 +399,7 @@ def _heat_maps(result: AuditResult) -> Markup | None:
         _scale(),
     ]
 
-    def maps(rows: Sequence[tuple[object, np.ndarray]], caption: str) -> Markup:
+    def maps(rows: Sequence[tuple[object, np.ndarray]], caption: str | None) -> Markup:
         return tag(
             "div",
             [
@@ -387,7 +412,7 @@ def _heat_maps(result: AuditResult) -> Markup | None:
 
     if few:
         rows = [(_class_head(result, label), np.array([label])) for label in by_size.tolist()]
-        return join([*intro, maps(rows, "all classes")])
+        return join([*intro, maps(rows, None)])
     groups = np.array_split(by_size[np.isin(by_size, used)], _SIZE_GROUPS)
     grouped: list[tuple[object, np.ndarray]] = []
     for classes in groups:
@@ -443,7 +468,7 @@ def _heat_map(
     ways: Sequence[str],
     values: Mapping[str, np.ndarray],
     rows: Sequence[tuple[object, np.ndarray]],
-    caption: str,
+    caption: str | None,
     result: AuditResult,
 ) -> Markup:
     head = [

@@ -124,6 +124,14 @@ def _in_short(result: AuditResult) -> list[str]:
             if always + some + never < total:
                 part += f", undecided for {total - always - some - never}"
             parts.append(part)
+        groups = _trend_groups(model)
+        if groups.number:
+            part = []
+            if groups.less:
+                part.append(f"less invariant on small classes under {len(groups.less)}")
+            if groups.more:
+                part.append(f"more invariant on small classes under {len(groups.more)}")
+            parts.append(" and ".join(part) if part else "no clear trend with class size")
         if parts:
             lines.append(f"{clean(model.name)}: " + "; ".join(parts) + ".")
     return lines
@@ -218,8 +226,8 @@ def _invariance(result: AuditResult) -> list[str]:
             for kind in ("always", "partly", "not", "undecided")
         }
         if by_kind["always"]:
-            strongest = " even at their strongest" if _has_ladder(verdicts, "always") else ""
-            lines.append(f"{name} is invariant{strongest} to {_items(by_kind['always'][::-1])}.")
+            every = ", at every strength tested" * _has_ladder(verdicts, "always")
+            lines.append(f"{name} is invariant to {_items(by_kind['always'][::-1])}{every}.")
         elif len(verdicts) > 1:
             lines.append(f"{name} is invariant to none of {len(verdicts)} transformations.")
         if by_kind["partly"]:
@@ -335,39 +343,24 @@ def _class_size(result: AuditResult) -> list[str]:
     lines: list[str] = []
     tested = claimed = 0
     for model in result.models:
-        less, more, mixed, none = [], [], [], []
-        for transform, ladder in ladders(model).items():
-            trends = [m.trend for m in ladder if _testable(m.trend)]
-            if not trends:
-                continue
-            tested += len(trends)
-            falling = [t for t in trends if _claimed(t) and t.rho < 0]
-            rising = [t for t in trends if _claimed(t) and t.rho > 0]
-            claimed += len(falling) + len(rising)
-            if 2 * len(falling) >= len(trends) and not rising:
-                less.append(_Trends(transform, falling, len(trends)))
-            elif 2 * len(rising) >= len(trends) and not falling:
-                more.append(_Trends(transform, rising, len(trends)))
-            elif falling or rising:
-                mixed.append(_mixed(transform, falling, rising, len(trends)))
-            else:
-                smallest = min(t.p_value for t in trends)
-                none.append(f"{words(transform)} (p = {_two_digits(smallest)})")
+        groups = _trend_groups(model)
+        tested += groups.tested
+        claimed += groups.claimed
         name = clean(model.name)
-        for direction, found in (("less", less), ("more", more)):
+        for direction, found in (("less", groups.less), ("more", groups.more)):
             if found:
                 lines.append(
                     f"{name}: the smaller the class, the {direction} invariant, under "
                     f"{_trends(found)}."
                 )
-        if mixed:
+        if groups.mixed:
             lines.append(
                 f"{name}: a trend at some strengths only, which is no firm finding, under "
-                f"{_items(mixed)}."
+                f"{_items(groups.mixed)}."
             )
-        if none:
+        if groups.none:
             lines.append(
-                f"{name}: no clear trend of invariance with class size under {listed(none)}."
+                f"{name}: no clear trend of invariance with class size under {listed(groups.none)}."
             )
         lines += _accuracy_trend(name, model.accuracy_trend)
     if not lines:
@@ -400,6 +393,46 @@ class _Trends:
         return max((t.rho for t in self.hits), key=abs)
 
 
+@dataclass(frozen=True)
+class _TrendGroups:
+    """Transformations of one model by what is found; small classes are less or more invariant."""
+
+    less: list[_Trends]
+    more: list[_Trends]
+    mixed: list[str]
+    none: list[str]
+    tested: int
+    claimed: int
+
+    @property
+    def number(self) -> int:
+        return len(self.less) + len(self.more) + len(self.mixed) + len(self.none)
+
+
+def _trend_groups(model: ModelAudit) -> _TrendGroups:
+    less, more, mixed, none = [], [], [], []
+    tested = claimed = 0
+    for transform, ladder in ladders(model).items():
+        trends = [m.trend for m in ladder if _testable(m.trend)]
+        if not trends:
+            continue
+        tested += len(trends)
+        falling = [t for t in trends if _claimed(t) and t.rho < 0]
+        rising = [t for t in trends if _claimed(t) and t.rho > 0]
+        claimed += len(falling) + len(rising)
+        # At least half of the strengths, so that no single one is picked out.
+        if 2 * len(falling) >= len(trends) and not rising:
+            less.append(_Trends(transform, falling, len(trends)))
+        elif 2 * len(rising) >= len(trends) and not falling:
+            more.append(_Trends(transform, rising, len(trends)))
+        elif falling or rising:
+            mixed.append(_mixed(transform, falling, rising, len(trends)))
+        else:
+            smallest = min(t.p_value for t in trends)
+            none.append(f"{words(transform)} (p = {_two_digits(smallest)})")
+    return _TrendGroups(less, more, mixed, none, tested, claimed)
+
+
 def _trends(found: list[_Trends]) -> str:
     """Names with their correlation, the strongest first, and what holds for all of them."""
     found = sorted(found, key=lambda t: -abs(t.strongest))
@@ -412,8 +445,8 @@ def _trends(found: list[_Trends]) -> str:
     strong, weak = (_strength(f.strongest) for f in (found[0], found[-1]))
     degree = strong if strong == weak else f"{weak} to {strong}"
     largest = max(t.p_value for one in found for t in one.hits)
-    each = "each " if sum(len(one.hits) for one in found) > 1 else ""
-    return f"{listed(parts)}: {degree}, and {each}to be expected {_chance(largest)}"
+    several = sum(len(one.hits) for one in found) > 1
+    return f"{listed(parts)}: {degree}, and to be expected {_chance(largest, several)}"
 
 
 def _testable(trend: Trend) -> bool:
@@ -452,11 +485,13 @@ def _strength(rho: float) -> str:
     return next(word for bound, word in _STRENGTHS if abs(rho) >= bound)
 
 
-def _chance(p_value: float) -> str:
+def _chance(p_value: float, at_most: bool = False) -> str:
     """A p-value in words, and only what it says: how often no trend would look like this one."""
     if p_value < 0.001:
         return "by chance alone in fewer than 1 of 1,000 cases"
-    return f"by chance alone in about 1 of {count(round(1 / p_value))} cases"
+    about = "at most 1" if at_most else "about 1"
+    # Rounded down: never rarer than it is.
+    return f"by chance alone in {about} of {count(math.floor(1 / p_value))} cases"
 
 
 def _two_digits(p_value: float) -> str:

@@ -28,7 +28,7 @@ STYLE = (
 html{-webkit-text-size-adjust:100%;text-size-adjust:100%}
 body{margin:0;background:var(--page);color:var(--ink);
 font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif}
-main{max-width:1120px;margin:0 auto;padding:1.5rem 1.25rem 4rem}
+main{max-width:1280px;margin:0 auto;padding:1.5rem 1.25rem 4rem}
 h1{font-size:1.75rem;line-height:1.2;margin:0 0 .35rem;text-wrap:balance;overflow-wrap:anywhere}
 h2{font-size:1.25rem;line-height:1.3;margin:2.75rem 0 .5rem;padding-top:.75rem;
 border-top:1px solid var(--line)}
@@ -37,11 +37,14 @@ p,li{max-width:75ch;overflow-wrap:anywhere}
 p{margin:.4rem 0}
 a{color:var(--accent)}
 .soft,figcaption,caption{color:var(--soft);font-size:.875rem}
-.subtitle{color:var(--soft);margin:0 0 1rem}
+.subtitle{color:var(--soft);margin:0 0 1rem;max-width:none}
 nav{font-size:.875rem;margin:1rem 0 0;display:flex;flex-wrap:wrap;gap:.2rem 1rem}
 .short{background:var(--panel);border-left:4px solid var(--accent);border-radius:0 6px 6px 0;
 padding:.75rem 1.1rem;margin:1rem 0}
 .short p{font-size:1.05rem;max-width:none}
+.columns{columns:2 26rem;column-gap:2.5rem}.columns h3{break-after:avoid;margin-top:0}
+.columns ul{margin-bottom:1.2rem}
+.columns li{break-inside:avoid}
 ul.findings{margin:.2rem 0 .8rem;padding-left:1.2rem}
 ul.findings li{margin:.3rem 0}
 figure{margin:.75rem 0}
@@ -55,7 +58,7 @@ max-width:1080px}
 .side{display:flex;flex-wrap:wrap;gap:1.25rem 2rem;align-items:flex-start}
 .side>*{max-width:100%;min-width:0}
 svg{display:block;max-width:100%;height:auto}
-svg.plot{width:100%}
+svg.plot{width:100%}svg.wide{max-width:1000px}
 svg text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif;
 fill:var(--soft)}
 svg text.title{fill:var(--ink)}
@@ -84,7 +87,7 @@ font-size:.8rem}
 .heat tbody th{padding:.1rem .5rem .1rem 0;border:0;font-size:.8rem}
 .heat .name{max-width:8.5rem}
 .heat thead th{border:0;padding:.1rem}
-.heat thead th.turned{height:8.5rem;vertical-align:bottom}
+.heat thead th.turned{vertical-align:bottom;padding-bottom:.3rem}
 .turned span{writing-mode:vertical-rl;transform:rotate(180deg);display:inline-block;
 max-height:8.3rem;overflow:hidden;text-overflow:ellipsis;font-weight:500;font-size:.8rem}
 .heat th.turned{text-align:center}
@@ -106,8 +109,8 @@ margin:.75rem 0}
 .card{background:var(--panel);border-radius:8px;padding:.75rem;font-size:.85rem;min-width:0;
 overflow-wrap:anywhere;line-height:1.4}
 .pair{display:grid;grid-template-columns:1fr auto 1fr;gap:.4rem;align-items:center}
-.pair img{width:100%;max-width:112px;height:auto;display:block;margin:0 auto .3rem;border-radius:3px;
-image-rendering:pixelated}
+.pair img{width:100%;max-width:112px;height:auto;display:block;margin:0 auto .3rem;
+border-radius:3px;image-rendering:pixelated}
 .pair div{text-align:center;min-width:0}
 .arrow{font-size:1.2rem;color:var(--soft)}
 .card p{margin:.35rem 0 0}

@@ -38,6 +38,7 @@ def measurement(
     num_images: np.ndarray,
     consistency: np.ndarray | None = None,
     sampling_error: float = 0.01,
+    original_accuracy: np.ndarray | float = 0.9,
 ) -> Measurement:
     ekld = np.where(num_images > 0, ekld, np.nan)
     if consistency is None:
@@ -46,7 +47,7 @@ def measurement(
     with np.errstate(divide="ignore", invalid="ignore"):
         root = np.where(num_images > 1, 1 / np.sqrt(num_images), np.nan)
         fraction = np.sqrt(consistency * (1 - consistency)) * root
-    accuracy = 0.9 * consistency
+    accuracy = original_accuracy * consistency
     masks = {
         "many": counts > 100,
         "medium": (counts >= 20) & (counts <= 100),
@@ -99,16 +100,22 @@ def model(
     **changes: object,
 ) -> ModelAudit:
     """A model with the eKLD given per transformation at its strongest, less when weaker."""
+    if accuracy is None:
+        accuracy = np.full(len(counts), 0.9)
+    accuracy = np.where(num_images > 0, accuracy, np.nan)
     measurements = []
     for transform, values in ekld.items():
         steps = ladder(transform)
         for place, condition in enumerate(steps):
             measurements.append(
-                measurement(condition, values * (place + 1) / len(steps), counts, num_images)
+                measurement(
+                    condition,
+                    values * (place + 1) / len(steps),
+                    counts,
+                    num_images,
+                    original_accuracy=accuracy,
+                )
             )
-    if accuracy is None:
-        accuracy = np.full(len(counts), 0.9)
-    accuracy = np.where(num_images > 0, accuracy, np.nan)
     mean = float(np.nanmean(accuracy))
     settings = {
         "parameters": 77_537,
