@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import errno
-import importlib.metadata
 import io
 import json
 import math
 import os
-import platform
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,9 +17,9 @@ from typing import Any
 import keras
 
 from keras_git.errors import InputError
+from keras_git.versions import versions
 
 FORMAT_VERSION = 1
-_PACKAGES = ("keras", "numpy", "tensorflow", "jax", "torch", "tensorflow-datasets")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -53,17 +51,6 @@ def _plain(value: Any) -> Any:
 
 def to_json(value: Any) -> str:
     return json.dumps(_plain(value), indent=2, sort_keys=False) + "\n"
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, of the packages in use, and the Keras backend."""
-    found = {"python": platform.python_version(), "backend": keras.config.backend()}
-    for package in (*_PACKAGES, "keras-git"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def git_revision() -> str | None:
