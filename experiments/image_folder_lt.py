@@ -38,6 +38,7 @@ from keras_git.errors import InputError
 _TRAINING_STEPS = 4000
 _BANK_BYTES = 2 << 30
 _QUICK_PER_CLASS = 60
+_QUICK_AUDIT = ("brightness",)
 _ORIGINALS = 32
 _CHOSEN = " Default: chosen from the data."
 
@@ -268,16 +269,19 @@ def _audit(
         if method.logit_scale != 1.0:
             network = keras.Model(network.inputs, network.outputs[0] * method.logit_scale)
         models[method.key] = network
-    result = kg.audit(
-        models,
-        splits.test,
-        class_counts=splits.train.class_counts,
-        outputs="logits",
-        num_samples=config.invariance_samples,
-        batch_size=config.evaluation_batch_size,
-        seed=config.data_seed,
-        images_per_class=config.invariance_images,
-    )
+    with reports("audit") as progress:
+        result = kg.audit(
+            models,
+            splits.test,
+            _QUICK_AUDIT if config.quick else None,
+            class_counts=splits.train.class_counts,
+            outputs="logits",
+            num_samples=config.invariance_samples,
+            batch_size=config.evaluation_batch_size,
+            seed=config.data_seed,
+            images_per_class=config.invariance_images,
+            progress=lambda done, planned, what: progress(done, planned),
+        )
     result.to_json(folder.path / "audit.json")
     result.to_csv(folder.path / "audit.csv")
     result.to_html(folder.path / "audit.html")

@@ -120,15 +120,6 @@ def test_names_and_commands_stay_text():
 # ------------------------------------------------------------------------------- the whole run
 
 
-class StandIn:
-    """What an audit gives: something that can be written."""
-
-    def to_json(self, path) -> None:
-        Path(path).write_text("{}")
-
-    to_csv = to_html = to_json
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A quick run, interrupted at its end, and the arguments of its audit."""
@@ -137,9 +128,11 @@ def finished(tmp_path_factory):
     (data / NAMES[1] / "text.jpg").write_text("text")
     audits = []
 
-    def audit(models, images, **options):
+    real = kg.audit
+
+    def audit(models, images, *transforms, **options):
         audits.append((models, images, options))
-        return StandIn()
+        return real(models, images, *transforms, **options)
 
     def interrupted(*arguments):
         raise KeyboardInterrupt
@@ -155,7 +148,7 @@ def finished(tmp_path_factory):
         generator_outer_kernel=3,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kg, "audit", audit, raising=False)
+        patch.setattr(kg, "audit", audit)
         with patch.context() as inner:
             inner.setattr(image_folder_lt, "_export", interrupted)
             with pytest.raises(KeyboardInterrupt):
@@ -175,7 +168,11 @@ def test_a_run_writes_what_is_promised(finished):
     assert {**again, "seconds": 0} == {**results, "seconds": 0}
     assert list(models) == ["erm", "git"] and len(images) == 17
     assert options["class_counts"].tolist() == results["class_counts"]
-    assert all((folder / f).exists() for f in ("audit.json", "audit.csv", "audit.html"))
+    found = kg.auditing.AuditResult.from_json(folder / "audit.json")
+    assert [model.name for model in found.models] == ["erm", "git"]
+    assert found.class_names == NAMES and (folder / "audit.csv").exists()
+    page = (folder / "audit.html").read_text("utf-8")
+    assert "<b>bold" not in page and "&lt;b&gt;bold" in page
     text = (folder / "unreadable.csv").read_text("utf-8").splitlines()
     assert text[0] == "path,reason" and text[1].startswith("it's/text.jpg,not an image")
     assert json.loads((folder / "export/class_names.json").read_text()) == list(NAMES)
