@@ -29,7 +29,7 @@ from experiments import cifar_lt, command_line
 from experiments.cifar_lt import LongTailConfig
 from experiments.classifier_training import Logits
 from experiments.command_line import option
-from experiments.methods import Method
+from experiments.methods import Method, parse_method
 from experiments.model_card import model_card
 from experiments.progress import reports
 from experiments.results_folder import ResultsFolder, to_json, write_atomically
@@ -144,6 +144,12 @@ def prepared(config: Config) -> Config:
         raise InputError(
             f"--image_size={','.join(map(str, config.image_size))}: use one side or height,width, "
             "8 or more"
+        )
+    generates = any(parse_method(key).generates for key in config.methods)
+    if generates and any(not 16 <= side <= 64 for side in config.image_size):
+        raise InputError(
+            f"--image_size={','.join(map(str, config.image_size))}: the generator takes 16 to 64 "
+            "pixels; leave out the methods with git for other sizes"
         )
     for name in ("test_fraction", "validation_fraction"):
         if not 0 <= getattr(config, name) < 1:

@@ -95,7 +95,7 @@ def test_a_ratio_makes_it_long_tailed(tmp_path):
         ({"strict": True}, "1 files cannot be read"),
         ({"imbalance_ratio": 0.5}, "imbalance"),
         ({"methods": ("gitt",)}, "unknown"),
-        ({"image_size": (128,)}, "128"),
+        ({"image_size": (128,)}, "16 to 64"),
         ({"defer_epoch": 300}, "never defer"),
     ],
 )
