@@ -34,7 +34,8 @@ from experiments.generator_training import (
 )
 from experiments.measurement import Measurement, first_per_class, generator_quality, make_transforms
 from experiments.methods import NAMES, Method, parse_method
-from experiments.results_folder import FORMAT_VERSION, ResultsFolder
+from experiments.report import write_report
+from experiments.results_folder import FORMAT_VERSION, ResultsFolder, versions
 from experiments.summary import per_class_rows, print_summary, summarize
 from keras_git.errors import InputError
 
@@ -500,6 +501,7 @@ def _classifiers(
         splits.train.class_counts,
         make_transforms(config.invariance_transforms, generator),
     )
+    results["images_per_class"] = measurement.images_per_class
     for seed in config.seeds:
         for method in methods:
             entry = results["methods"].setdefault(method.key, {"seeds": {}})
@@ -523,7 +525,7 @@ def _classifiers(
 
 
 def _finish(config: Config, folder: ResultsFolder, results: dict[str, Any]) -> None:
-    """Summary, tables and pictures; then the checkpoints go."""
+    """Summary, tables, pictures and report; then the checkpoints go."""
     # Methods in the order of the command, whatever order the run was interrupted in.
     results["methods"] = {key: results["methods"][key] for key in config.methods}
     summarize(results)
@@ -533,6 +535,12 @@ def _finish(config: Config, folder: ResultsFolder, results: dict[str, Any]) -> N
     if next(iter(results["methods"][config.methods[0]]["seeds"].values()))["invariance"]:
         kg.plots.ekld_against_class_size(results, folder.pictures / "ekld_against_class_size.png")
     kg.plots.accuracy_per_class(results, folder.pictures / "accuracy_per_class.png")
+    write_report(
+        folder.read_results(),
+        folder.path / "report.html",
+        settings=folder.settings,
+        versions=versions(),
+    )
     folder.clean_up()
     print_summary(folder.read_results(), str(folder.path))
 
