@@ -35,7 +35,8 @@ from experiments.generator_training import (
 from experiments.measurement import Measurement, first_per_class, generator_quality, make_transforms
 from experiments.methods import NAMES, Method, parse_method
 from experiments.progress import reports
-from experiments.results_folder import FORMAT_VERSION, ResultsFolder
+from experiments.report import write_report
+from experiments.results_folder import FORMAT_VERSION, ResultsFolder, versions
 from experiments.summary import per_class_rows, print_summary, summarize
 from keras_git.errors import InputError
 
@@ -572,6 +573,7 @@ def _classifiers(
         splits.train.class_counts,
         make_transforms(config.invariance_transforms, generator),
     )
+    results["images_per_class"] = measurement.images_per_class
     for seed in config.seeds:
         for method in methods:
             entry = results["methods"].setdefault(method.key, {"seeds": {}})
@@ -598,7 +600,7 @@ def _classifiers(
 
 
 def finish(config: TrainingConfig, folder: ResultsFolder, results: dict[str, Any]) -> None:
-    """Summary, tables and pictures; then the checkpoints go."""
+    """Summary, tables, pictures and report; then the checkpoints go."""
     # Methods in the order of the command, whatever order the run was interrupted in.
     results["methods"] = {key: results["methods"][key] for key in config.methods}
     summarize(results)
@@ -608,6 +610,12 @@ def finish(config: TrainingConfig, folder: ResultsFolder, results: dict[str, Any
     if next(iter(results["methods"][config.methods[0]]["seeds"].values()))["invariance"]:
         kg.plots.ekld_against_class_size(results, folder.pictures / "ekld_against_class_size.png")
     kg.plots.accuracy_per_class(results, folder.pictures / "accuracy_per_class.png")
+    write_report(
+        folder.read_results(),
+        folder.path / "report.html",
+        settings=folder.settings,
+        versions=versions(),
+    )
     folder.clean_up()
     print_summary(folder.read_results(), str(folder.path))
 

@@ -60,6 +60,11 @@ class Measurement:
         self._class_counts, self._transforms = class_counts, transforms
         self._scaled: dict[int, keras.Model] = {}
 
+    @property
+    def images_per_class(self) -> np.ndarray:
+        """Images on which invariance is measured, `(C,)`."""
+        return np.bincount(self._labels, minlength=self._test.num_classes)
+
     def accuracies(self, logits: Logits, scale: float) -> dict[str, Any]:
         """Accuracies and calibration on the test set."""
         outputs = logits(self._test.images) * scale

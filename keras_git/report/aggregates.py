@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_git.auditing import AuditResult, Condition, Measurement, ModelAudit
+from keras_git.auditing import AuditResult, Condition, Measurement, ModelAudit, Trend
 
 # Of a normal distribution: 95 % lie within this many standard errors.
 WIDTH_95 = 1.96
@@ -116,6 +116,15 @@ def class_ekld(model: ModelAudit) -> np.ndarray:
 def class_ekld_error(model: ModelAudit) -> np.ndarray:
     """An upper bound of its standard error: the conditions share images, so errors add up."""
     return mean_over(list(model.measurements), "ekld_standard_error")
+
+
+def p_value(trend: Trend) -> float:
+    """The p-value of a trend, not below what its number of classes can show.
+
+    The approximation by Student's distribution gives 0 for any exact order; yet of the orders of n
+    classes two (up and down) are exact: p is 2 / n! at least.
+    """
+    return max(trend.p_value, 2 / math.factorial(min(trend.num_classes, 20)))
 
 
 # ------------------------------------------------------------------------------------ writing

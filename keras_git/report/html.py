@@ -27,6 +27,7 @@ from keras_git.report.aggregates import (
     mean_over,
     number_of,
     over_classes,
+    p_value,
     percent,
     seen,
     transforms,
@@ -106,15 +107,13 @@ def to_html(result: AuditResult, *, title: str | None = None, notes: Sequence[Fi
     names = ", ".join(clean(m.name) for m in result.models)
     if title is None:
         title = f"Invariance audit of {names}" + (f" on {clean(result.data)}" * bool(result.data))
+    summary = _summary([*findings(result), *notes], [clean(m.name) for m in result.models])
+    steps = len(conditions(result)) > len(transforms(result))
     sections = [
-        (
-            "summary",
-            "Summary",
-            _summary([*findings(result), *notes], [clean(m.name) for m in result.models]),
-        ),
+        ("summary", "Summary", summary),
         ("size", "eKLD against class size", _against_size(result)),
         ("heat", "Class by transformation", _heat_maps(result)),
-        ("strength", "Strength by strength", _ladders(result)),
+        ("strength", "Strength by strength" if steps else "Transformations", _ladders(result)),
         ("worst", "Worst classes", _worst(result)),
         ("accuracy", "Accuracy and calibration", _accuracy(result)),
         ("groups", "Large and small classes", _groups(result)),
@@ -314,14 +313,17 @@ def _against_size(result: AuditResult) -> Markup | None:
                 names=names,
                 title=f"eKLD against {axis}",
                 description=(
-                    f"Mean over all transformations and strengths, per class, for "
+                    "Mean over all transformations and strengths, per class, for "
                     f"{number_of(len(series), 'model')} and "
                     f"{number_of(len(counts), 'class', 'classes')}. The numbers are in the tables."
                 ),
                 y_title="eKLD, nats (lower is more invariant)",
             ),
-            f"eKLD per class, mean over all {number_of(len(ways), 'transformation')} and their "
-            "strengths."
+            (
+                f"eKLD per class under {words(ways[0])}."
+                if len(ways) == 1
+                else f"eKLD per class, mean over all {len(ways)} transformations and strengths."
+            )
             + (" The line joins means of classes of similar size." if varied else "")
             + (" Bars are one standard error." if len(counts) * len(series) <= 30 else ""),
         ),
@@ -368,10 +370,14 @@ def _trend_caption(result: AuditResult, model: ModelAudit, steps: Sequence[Measu
     known = [m.trend for m in steps if math.isfinite(m.trend.rho)]
     if not known:
         return ""
-    best = min(known, key=lambda t: t.p_value)
+    best = min(known, key=lambda t: (t.p_value, -abs(t.rho)))
     who = f"{clean(model.name)}: " if len(result.models) > 1 else ""
-    level = "p\u00a0<\u00a00.001" if best.p_value < 0.001 else f"p\u00a0=\u00a0{best.p_value:.3f}"
-    return f"{who}{best.rho:+.2f} [{best.low:+.2f},\u00a0{best.high:+.2f}], {level}"
+    p = p_value(best)
+    level = "p\u00a0<\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.3f}"
+    interval = ""
+    if math.isfinite(best.low) and math.isfinite(best.high):
+        interval = f" [{best.low:+.2f},\u00a0{best.high:+.2f}]"
+    return f"{who}{best.rho:+.2f}{interval}, {level}"
 
 
 # ------------------------------------------------------------------------------------ heat map
@@ -431,8 +437,8 @@ def _heat_maps(result: AuditResult) -> Markup | None:
             *intro,
             maps(grouped, "means over classes of similar size (images per class)"),
             tag("h3", f"The {len(worst)} classes with the largest eKLD"),
-            maps(rows, "single classes"),
-            tag("p", "All other classes are in the table under \u201cAll numbers\u201d.",
+            maps(rows, "class and its size"),
+            tag("p", "More classes are in the table under \u201cAll numbers\u201d.",
                 class_="soft"),
         ]
     )  # fmt: skip
@@ -687,18 +693,15 @@ def _cards(result: AuditResult, model: ModelAudit, budget: int) -> tuple[list[Ma
 
 
 def _card(result: AuditResult, example: Example) -> Markup:
-    truth, before, after = (
-        clean(result.class_names[label])
-        for label in (example.label, example.prediction, example.transformed_prediction)
-    )
+    truth = clean(result.class_names[example.label])
     label = clean(example.condition.label) or words(example.condition.transform)
 
-    def side(image: np.ndarray, alt: str, prediction: str, confidence: float) -> Markup:
-        right = "right" if prediction == truth else "wrong"
+    def side(image: np.ndarray, alt: str, prediction: int, confidence: float) -> Markup:
+        right = "right" if prediction == example.label else "wrong"
         return tag(
             "div",
             tag("img", src=_png(image), alt=alt),
-            tag("bdi", prediction),
+            tag("bdi", clean(result.class_names[prediction])),
             tag("br"),
             tag("span", f"{100 * confidence:.0f}\u00a0%, {right}", class_="soft"),
         )
@@ -707,12 +710,12 @@ def _card(result: AuditResult, example: Example) -> Markup:
         "div",
         tag(
             "div",
-            side(example.image, f"image of {truth}", before, example.confidence),
+            side(example.image, f"image of {truth}", example.prediction, example.confidence),
             tag("span", "\u2192", class_="arrow"),
             side(
                 example.transformed,
                 f"the same image after {label}",
-                after,
+                example.transformed_prediction,
                 example.transformed_confidence,
             ),
             class_="pair",

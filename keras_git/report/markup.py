@@ -39,7 +39,7 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
 
 def join(children: Iterable[object], separator: str = "") -> Markup:
     """Children one after another; see `tag`."""
-    parts = []
+    parts: list[str] = []
     for child in children:
         if child is None:
             continue

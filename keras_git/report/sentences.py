@@ -28,6 +28,7 @@ from keras_git.report.aggregates import (
     nats,
     number_of,
     over_classes,
+    p_value,
     percent,
     percent_within,
     seen,
@@ -41,6 +42,12 @@ SIGNIFICANT = 0.05
 _WORST = 3
 # The smallest third of fewer classes than these is too few for a comparison.
 _ENOUGH_FOR_THIRDS = 9
+_ONLY = {
+    "always": "invariant to {}",
+    "partly": "invariant to {} while it is weak",
+    "not": "not invariant to {}",
+    "undecided": "undecided whether it is invariant to {}",
+}
 _STRENGTHS = ((0.8, "very strong"), (0.5, "strong"), (0.3, "moderate"), (0.0, "weak"))
 
 
@@ -96,10 +103,14 @@ def _in_short(result: AuditResult) -> list[str]:
     ways = transforms(result)
     text = f"{models} tested {on}in {number_of(int(used.sum()), 'class', 'classes')}"
     text += f" of {clean(result.data)}" if result.data else ""
-    text += f", under {number_of(len(ways), 'transformation')}"
     steps = len(conditions(result))
-    text += f" at {steps} strengths in all." if steps > len(ways) else "."
-    lines = [text]
+    if len(ways) == 1:
+        text += f", under one transformation, {words(ways[0])}"
+        text += f", at {steps} strengths" if steps > 1 else ""
+    elif ways:
+        text += f", under {len(ways)} transformations"
+        text += f" at {steps} strengths in all" if steps > len(ways) else ""
+    lines = [text + "."]
     counts = np.asarray(result.class_counts)
     if counts.min() == counts.max():
         lines.append(f"All classes have the same size: {number_of(int(counts[0]), 'image')}.")
@@ -112,29 +123,37 @@ def _in_short(result: AuditResult) -> list[str]:
         parts = []
         if math.isfinite(model.balanced_accuracy):
             parts.append(f"{percent(model.balanced_accuracy)} accuracy (mean over the classes)")
-        if verdicts:
-            always = sum(v.kind == "always" for v in verdicts)
-            some = sum(v.kind == "partly" for v in verdicts)
-            never = sum(v.kind == "not" for v in verdicts)
-            total = len(verdicts)
-            part = f"invariant to {always} of {number_of(total, 'transformation')}"
-            if some:
-                part += f", to {some} more while they are weak"
-            part += f", not to {never}"
-            if always + some + never < total:
-                part += f", undecided for {total - always - some - never}"
-            parts.append(part)
+        if len(verdicts) == 1:
+            parts.append(_ONLY[verdicts[0].kind].format(words(verdicts[0].transform)))
+        elif verdicts:
+            parts.append(_tally(verdicts))
         groups = _trend_groups(model)
         if groups.number:
             part = []
-            if groups.less:
-                part.append(f"less invariant on small classes under {len(groups.less)}")
-            if groups.more:
-                part.append(f"more invariant on small classes under {len(groups.more)}")
+            for direction, found in (("less", groups.less), ("more", groups.more)):
+                under = f" under {len(found)}" if groups.number > 1 else ""
+                if found:
+                    part.append(f"{direction} invariant on small classes{under}")
             parts.append(" and ".join(part) if part else "no clear trend with class size")
         if parts:
             lines.append(f"{clean(model.name)}: " + "; ".join(parts) + ".")
     return lines
+
+
+def _tally(verdicts: list[_Verdict]) -> str:
+    numbers = {
+        kind: sum(v.kind == kind for v in verdicts)
+        for kind in ("always", "partly", "not", "undecided")
+    }
+    text = f"invariant to {numbers['always']} of {len(verdicts)} transformations"
+    if numbers["partly"]:
+        more = " more" if numbers["always"] else ""
+        text += f", to {numbers['partly']}{more} while they are weak"
+    if numbers["not"]:
+        text += f", not to {numbers['not']}"
+    if numbers["undecided"]:
+        text += f", undecided for {numbers['undecided']}"
+    return text
 
 
 # ------------------------------------------------------------------------------------ invariance
@@ -428,7 +447,7 @@ def _trend_groups(model: ModelAudit) -> _TrendGroups:
         elif falling or rising:
             mixed.append(_mixed(transform, falling, rising, len(trends)))
         else:
-            smallest = min(t.p_value for t in trends)
+            smallest = min(p_value(t) for t in trends)
             none.append(f"{words(transform)} (p = {_two_digits(smallest)})")
     return _TrendGroups(less, more, mixed, none, tested, claimed)
 
@@ -444,7 +463,7 @@ def _trends(found: list[_Trends]) -> str:
         parts.append(f"{words(one.transform)} ({numbers})")
     strong, weak = (_strength(f.strongest) for f in (found[0], found[-1]))
     degree = strong if strong == weak else f"{weak} to {strong}"
-    largest = max(t.p_value for one in found for t in one.hits)
+    largest = max(p_value(t) for one in found for t in one.hits)
     several = sum(len(one.hits) for one in found) > 1
     return f"{listed(parts)}: {degree}, and to be expected {_chance(largest, several)}"
 
@@ -454,7 +473,7 @@ def _testable(trend: Trend) -> bool:
 
 
 def _claimed(trend: Trend) -> bool:
-    return _testable(trend) and trend.p_value < SIGNIFICANT
+    return _testable(trend) and p_value(trend) < SIGNIFICANT
 
 
 def _mixed(transform: str, falling: list[Trend], rising: list[Trend], strengths: int) -> str:
@@ -472,12 +491,12 @@ def _accuracy_trend(name: str, trend: Trend) -> list[str]:
     if not _claimed(trend):
         return [
             f"{name}: no clear trend of accuracy with class size "
-            f"(p = {_two_digits(trend.p_value)})."
+            f"(p = {_two_digits(p_value(trend))})."
         ]
     direction = "less" if trend.rho > 0 else "more"
     return [
         f"{name}: the smaller the class, the {direction} accurate (rank correlation "
-        f"{trend.rho:.2f}, {_strength(trend.rho)}; to be expected {_chance(trend.p_value)})."
+        f"{trend.rho:.2f}, {_strength(trend.rho)}; to be expected {_chance(p_value(trend))})."
     ]
 
 
@@ -485,18 +504,18 @@ def _strength(rho: float) -> str:
     return next(word for bound, word in _STRENGTHS if abs(rho) >= bound)
 
 
-def _chance(p_value: float, at_most: bool = False) -> str:
+def _chance(p: float, at_most: bool = False) -> str:
     """A p-value in words, and only what it says: how often no trend would look like this one."""
-    if p_value < 0.001:
+    if p < 0.001:
         return "by chance alone in fewer than 1 of 1,000 cases"
     about = "at most 1" if at_most else "about 1"
     # Rounded down: never rarer than it is.
-    return f"by chance alone in {about} of {count(math.floor(1 / p_value))} cases"
+    return f"by chance alone in {about} of {count(math.floor(1 / p))} cases"
 
 
-def _two_digits(p_value: float) -> str:
-    # Never rounded to a value that would look significant.
-    return f"{max(p_value, SIGNIFICANT):.2f}" if p_value >= SIGNIFICANT else f"{p_value:.3f}"
+def _two_digits(p: float) -> str:
+    # 0.052 as 0.05 would look significant.
+    return f"{p:.2f}" if p >= 0.055 else f"{p:.3f}"
 
 
 # ------------------------------------------------------------------------------------ comparison
@@ -603,6 +622,11 @@ def _accuracy(result: AuditResult) -> list[str]:
 
 def _limits(result: AuditResult) -> list[str]:
     lines = []
+    if result.settings.get("class_counts") == "audited images":
+        lines.append(
+            "Class sizes are those of the audited images, as the sizes in training were not "
+            "given: trends with class size mean little unless the two go together."
+        )
     if result.skipped:
         # A reason is a sentence of its own: colons and full stops at its end would collide.
         parts = [f"{words(n)} ({clean(str(r)).rstrip('.')})" for n, r in result.skipped.items()]

@@ -128,7 +128,7 @@ figure,.card,tr,.short,h2,h3{break-inside:avoid}h2,h3{break-after:avoid}
 .wide{display:block}.narrow{display:none}
 .scroll,.tall{overflow:visible;max-height:none}
 .scroll table th:first-child,.tall thead th{position:static}
-table,.heat td,.heat tbody th,.turned span{font-size:7.5pt}
+table,figcaption,.heat td,.heat tbody th,.turned span{font-size:7.5pt}
 th,td{padding:.15rem .35rem}.heat td{min-width:1.9rem}
 .grid,.thirds{grid-template-columns:repeat(3,1fr);gap:.6rem}
 .cards{grid-template-columns:repeat(3,1fr)}

@@ -75,6 +75,8 @@ def test_the_results_hold_what_is_promised(finished: tuple[Config, dict]) -> Non
         assert len(list(csv.DictReader(file))) == 2 * 20
     for name in ("ekld_against_class_size", "accuracy_per_class", "generator"):
         assert (folder / "pictures" / f"{name}.png").stat().st_size > 1000
+    assert "From training to training" in (folder / "report.html").read_text("utf-8")
+    assert sum(results["images_per_class"]) == 20 * 4  # --quick
     config_file = json.loads((folder / "config.json").read_text())
     assert config_file["class_counts"] == results["class_counts"]
     assert config_file["versions"]["backend"] == keras.config.backend()

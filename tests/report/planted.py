@@ -172,10 +172,10 @@ def examples(counts: np.ndarray, number: int, side: int = 32, channels: int = 3)
         made.append(
             Example(
                 ladder("rotation")[2],
-                label=len(counts) - 1 - i % 5,
+                label=len(counts) - 1 - i % min(5, len(counts)),
                 image=image.astype(np.uint8),
                 transformed=np.rot90(image).astype(np.uint8),
-                prediction=len(counts) - 1 - i % 5,
+                prediction=len(counts) - 1 - i % min(5, len(counts)),
                 confidence=0.97,
                 transformed_prediction=i % len(counts),
                 transformed_confidence=0.55,
