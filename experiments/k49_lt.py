@@ -187,9 +187,7 @@ def run(config: Config) -> dict[str, Any]:
         study = _study(config)
         for version in missing:
             _run_version(config, methods, study, version, folders[version])
-            # Networks, compiled functions and images of one version do not serve the next.
-            keras.utils.clear_session()
-            gc.collect()
+            _free_memory()
     if config.shard:
         logging.info(
             "shard %s: versions %s are finished in %s; the call without --shard collects them",
@@ -199,6 +197,12 @@ def run(config: Config) -> dict[str, Any]:
         )
         return {}
     return _collect(root, settings)
+
+
+def _free_memory() -> None:
+    """Networks, compiled functions and images of one version do not serve the next."""
+    keras.utils.clear_session()
+    gc.collect()
 
 
 def _version_folder(root: Path, version: int, settings: dict[str, Any]) -> ResultsFolder:

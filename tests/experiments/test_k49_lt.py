@@ -136,6 +136,7 @@ def trained(monkeypatch) -> list[tuple[int, ...]]:
         return results
 
     monkeypatch.setattr(k49_lt, "train_and_measure", train_and_measure)
+    monkeypatch.setattr(k49_lt, "_free_memory", lambda: None)  # slow, and there is nothing to free
     return calls
 
 
