@@ -34,6 +34,7 @@ from experiments.generator_training import (
 )
 from experiments.measurement import Measurement, first_per_class, generator_quality, make_transforms
 from experiments.methods import NAMES, Method, parse_method
+from experiments.progress import reports
 from experiments.results_folder import FORMAT_VERSION, ResultsFolder
 from experiments.summary import per_class_rows, print_summary, summarize
 from keras_git.errors import InputError
@@ -154,14 +155,9 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class Config(TrainingConfig):
-    """Settings of a run; each is a flag of the same name."""
+class LongTailConfig(TrainingConfig):
+    """The same, and the sizes of the classes."""
 
-    dataset: str = option(
-        "glyphs", "glyphs (built in), an .npz file, or a dataset of tensorflow_datasets."
-    )
-    data_dir: str | None = option(None, "Folder of tensorflow_datasets, or of the .npz file.")
-    download: bool = option(True, "Whether tensorflow_datasets may download.")
     profile: str = option(
         "exponential",
         "Class sizes; as_is keeps all training images.",
@@ -173,6 +169,17 @@ class Config(TrainingConfig):
     smallest_class: int | None = option(None, "Images of the smallest class, or the ratio.")
     zipf_exponent: float | None = option(None, "Exponent of the zipf profile.")
     selection: str = option("first", "Which images of a class are kept.", ("first", "random"))
+
+
+@dataclass(frozen=True)
+class Config(LongTailConfig):
+    """Settings of a run; each is a flag of the same name."""
+
+    dataset: str = option(
+        "glyphs", "glyphs (built in), an .npz file, or a dataset of tensorflow_datasets."
+    )
+    data_dir: str | None = option(None, "Folder of tensorflow_datasets, or of the .npz file.")
+    download: bool = option(True, "Whether tensorflow_datasets may download.")
     num_classes: int = option(49, "Classes of glyphs.")
     nuisance: str = option(
         "grey_level",
@@ -299,7 +306,7 @@ def checked(
     return config, methods
 
 
-def _class_sizes(config: Config, num_classes: int, largest: int) -> np.ndarray:
+def _class_sizes(config: LongTailConfig, num_classes: int, largest: int) -> np.ndarray:
     return kg.data.class_sizes(
         config.profile,
         num_classes,
@@ -311,45 +318,55 @@ def _class_sizes(config: Config, num_classes: int, largest: int) -> np.ndarray:
     )
 
 
+def long_tailed(config: LongTailConfig, splits: kg.data.Splits, cache_dir: Path) -> kg.data.Splits:
+    """The splits with the class sizes of the settings, and few test images with `--quick`."""
+    full = splits.train
+    if config.profile != "as_is":
+        sizes = _class_sizes(config, full.num_classes, len(full) // full.num_classes)
+        # Images that were too many for memory stay in a file.
+        path = cache_dir / "train.npy" if isinstance(full.images, np.memmap) else None
+        train = kg.data.long_tail(
+            full, sizes, selection=config.selection, seed=config.data_seed, path=path
+        )
+        splits = dataclasses.replace(splits, train=train)
+    elif config.quick:
+        splits = dataclasses.replace(splits, train=full.take(first_per_class(full.labels, 24)))
+    counts = full.class_counts
+    if config.recognition_epochs and counts.min() == counts.max():
+        splits = dataclasses.replace(splits, recognition=full)
+    if config.quick:
+        few = first_per_class(splits.test.labels, 20)
+        splits = dataclasses.replace(splits, test=splits.test.take(few))
+    return splits
+
+
 def load_data(config: Config, cache_dir: Path) -> kg.data.Splits:
     """The long-tailed training set, the test set and what else the dataset offers."""
     if config.dataset == "glyphs":
         if config.profile == "as_is":
             raise InputError("--profile=as_is: glyphs are drawn to order; choose a profile")
         sizes = _class_sizes(config, config.num_classes, 250)
-        splits = kg.data.glyphs(
-            config.num_classes,
-            sizes=sizes,
-            test_per_class=20 if config.quick else 100,
-            recognition_per_class=40 if config.quick else 220,
-            nuisance=config.nuisance,
-            seed=config.data_seed,
-        )
-    else:
-        splits = kg.data.load(
-            config.dataset,
-            data_dir=config.data_dir,
-            cache_dir=cache_dir,
-            download=config.download,
-            seed=config.data_seed,
-        )
-        full = splits.train
-        if config.profile != "as_is":
-            sizes = _class_sizes(config, full.num_classes, len(full) // full.num_classes)
-            # Images that were too many for memory stay in a file.
-            path = cache_dir / "train.npy" if isinstance(full.images, np.memmap) else None
-            train = kg.data.long_tail(
-                full, sizes, selection=config.selection, seed=config.data_seed, path=path
+        with reports("drawing images") as progress:
+            splits = kg.data.glyphs(
+                config.num_classes,
+                sizes=sizes,
+                test_per_class=20 if config.quick else 100,
+                recognition_per_class=40 if config.quick else 220,
+                nuisance=config.nuisance,
+                seed=config.data_seed,
+                progress=progress,
             )
-            splits = dataclasses.replace(splits, train=train)
-        elif config.quick:
-            splits = dataclasses.replace(splits, train=full.take(first_per_class(full.labels, 24)))
-        counts = full.class_counts
-        if config.recognition_epochs and counts.min() == counts.max():
-            splits = dataclasses.replace(splits, recognition=full)
-        if config.quick:
-            few = first_per_class(splits.test.labels, 20)
-            splits = dataclasses.replace(splits, test=splits.test.take(few))
+    else:
+        with reports("reading images") as progress:
+            splits = kg.data.load(
+                config.dataset,
+                data_dir=config.data_dir,
+                cache_dir=cache_dir,
+                download=config.download,
+                seed=config.data_seed,
+                progress=progress,
+            )
+        splits = long_tailed(config, splits, cache_dir)
     if config.validation_fraction:
         train = splits.train
         kept, held_out = kg.data.stratified_split(
@@ -364,7 +381,7 @@ def load_data(config: Config, cache_dir: Path) -> kg.data.Splits:
 def decisive_settings(config: TrainingConfig) -> dict[str, Any]:
     """The settings that decide results: where things are does not, a generator's bytes do."""
     settings = dataclasses.asdict(config)
-    for name in ("output_dir", "data_dir", "download"):
+    for name in ("output_dir", "data_dir", "download", "cache_dir"):
         settings.pop(name, None)
     if config.generator:
         settings["generator"] = hashlib.sha256(Path(config.generator).read_bytes()).hexdigest()
@@ -390,7 +407,7 @@ def run_on(
         started = time.monotonic()
         splits = load(config, folder.checkpoints)
         results = train_and_measure(config, methods, splits, folder, started)
-        _finish(config, folder, results)
+        finish(config, folder, results)
         return folder.read_results()
 
 
@@ -565,6 +582,9 @@ def _classifiers(
             folder.write_table(f"history_{name}.csv", HISTORY_COLUMNS, trained.history)
             measured = measurement.all(trained, method.logit_scale)
             folder.save_model(trained.network, f"classifier_{name}")
+            if trained.selected is not None:
+                with trained.selected_weights():
+                    folder.save_model(trained.network, f"classifier_{name}_selected")
             if config.export:
                 target = folder.models / f"classifier_{name}"
                 made = kg.export.export_classifier(trained.network, target, config.export)
@@ -577,7 +597,7 @@ def _classifiers(
             folder.write_results(results)
 
 
-def _finish(config: TrainingConfig, folder: ResultsFolder, results: dict[str, Any]) -> None:
+def finish(config: TrainingConfig, folder: ResultsFolder, results: dict[str, Any]) -> None:
     """Summary, tables and pictures; then the checkpoints go."""
     # Methods in the order of the command, whatever order the run was interrupted in.
     results["methods"] = {key: results["methods"][key] for key in config.methods}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from keras import ops
 import keras_git as kg
 from experiments.generator_training import SOURCES
 from experiments.methods import Method
-from experiments.progress import Progress, ShowProgress
+from experiments.progress import Progress, ShowProgress, reports
 from experiments.results_folder import ResultsFolder
 from keras_git import backend
 from keras_git.errors import InputError
@@ -118,6 +119,21 @@ class Trained:
         self.seconds = progress["seconds"]
         self.selected_epoch = progress.get("best_epoch")
         self.selected = best
+
+    @contextmanager
+    def selected_weights(self) -> Iterator[None]:
+        """The network has the weights of the selected epoch as long as this lasts."""
+        last = [ops.convert_to_numpy(variable) for variable in self.network.variables]
+        _assign(self.network, self.selected)
+        try:
+            yield
+        finally:
+            _assign(self.network, last)
+
+
+def _assign(network: keras.Model, weights: Sequence[Any]) -> None:
+    for variable, value in zip(network.variables, weights, strict=True):
+        variable.assign(value)
 
 
 class _EndOfEpoch(keras.callbacks.Callback):
@@ -259,15 +275,15 @@ class ClassifierTrainer:
                 self.dataset.class_counts, self.config.keep_threshold
             )
             skip = keep == 0
-            varied = int(np.sum(~skip[self.dataset.labels]))
-            with Progress("generator bank", varied * self.config.generator_bank) as shown:
+            with reports("generator bank") as progress:
                 self._bank = kg.training.generator_bank(
                     self.generator,
                     self.dataset,
                     self.config.generator_bank,
                     skip_classes=skip,
                     seed=self.config.generator_seed,
-                    on_progress=shown.advance,
+                    path=self.folder.checkpoints / "generator_bank.npy",
+                    progress=progress,
                 )
         return self._bank
 
@@ -329,8 +345,7 @@ class ClassifierTrainer:
         """Sets a model back to the start of a training with this seed."""
         model = job.model
         fresh = self._network(job.method, job.seed)
-        for variable, start in zip(model.network.variables, fresh.variables, strict=True):
-            variable.assign(ops.convert_to_numpy(start))
+        _assign(model.network, [ops.convert_to_numpy(variable) for variable in fresh.variables])
         for variable in model.optimizer.variables:
             variable.assign(np.zeros(variable.shape, variable.dtype))
         seeds = keras.random.SeedGenerator(job.seed)

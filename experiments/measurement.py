@@ -11,6 +11,7 @@ import numpy as np
 
 import keras_git as kg
 from experiments.classifier_training import Logits
+from experiments.progress import reports
 from keras_git.errors import InputError
 
 
@@ -77,16 +78,18 @@ class Measurement:
             network = self._scaled[id(network)]
         measured = {}
         for name, transform in self._transforms.items():
-            result = kg.metrics.expected_kl(
-                network,
-                self._images,
-                self._labels,
-                transform,
-                self._config.invariance_samples,
-                num_classes=self._test.num_classes,
-                batch_size=self._config.evaluation_batch_size,
-                seed=self._config.data_seed,
-            )
+            with reports(f"eKLD under {name}") as progress:
+                result = kg.metrics.expected_kl(
+                    network,
+                    self._images,
+                    self._labels,
+                    transform,
+                    self._config.invariance_samples,
+                    num_classes=self._test.num_classes,
+                    batch_size=self._config.evaluation_batch_size,
+                    seed=self._config.data_seed,
+                    progress=progress,
+                )
             measured[name] = result.to_dict()
         return measured
 
@@ -95,13 +98,11 @@ class Measurement:
         start = time.monotonic()
         entry = self.accuracies(trained.logits, scale)
         if trained.selected is not None:
-            last = [keras.ops.convert_to_numpy(v) for v in trained.network.variables]
-            _assign(trained.network, trained.selected)
-            entry["selected"] = {
-                "epoch": trained.selected_epoch,
-                **self.accuracies(trained.logits, scale),
-            }
-            _assign(trained.network, last)
+            with trained.selected_weights():
+                entry["selected"] = {
+                    "epoch": trained.selected_epoch,
+                    **self.accuracies(trained.logits, scale),
+                }
         tested = time.monotonic()
         entry["invariance"] = self.invariances(trained.network, scale)
         entry["parameters"] = int(
@@ -113,11 +114,6 @@ class Measurement:
             "invariance": time.monotonic() - tested,
         }
         return entry
-
-
-def _assign(network: keras.Model, weights: Sequence[np.ndarray]) -> None:
-    for variable, value in zip(network.variables, weights, strict=True):
-        variable.assign(value)
 
 
 def generator_quality(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -73,6 +75,24 @@ class Progress:
             left = (self.total - self.done) / rate if rate else float("nan")
             text = f"{self.label}: {self.done}/{self.total}, {left:.0f} s left {note}"
             logging.info("%s", text.rstrip())
+
+
+@contextmanager
+def reports(label: str) -> Iterator[Callable[[int, int], None]]:
+    """The `progress(done, total)` that functions of the library call; shows what they report."""
+    shown: Progress | None = None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        if shown is None:
+            shown = Progress(label, total).__enter__()
+        shown.advance(done - shown.done)
+
+    try:
+        yield progress
+    finally:
+        if shown is not None:
+            shown.__exit__(*sys.exc_info())
 
 
 class ShowProgress(keras.callbacks.Callback):

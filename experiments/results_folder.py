@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import errno
-import importlib.metadata
 import io
 import json
 import math
 import os
-import platform
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,17 +17,18 @@ from typing import Any
 import keras
 
 from keras_git.errors import InputError
+from keras_git.versions import versions
 
 FORMAT_VERSION = 1
-_PACKAGES = ("keras", "numpy", "tensorflow", "jax", "torch", "tensorflow-datasets")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replaces `path` as a whole: a reader sees the old content or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    mode = "wb" if isinstance(content, bytes) else "w"
+    if isinstance(content, str):
+        content = content.encode()
     try:
-        with open(temporary, mode) as file:
+        with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -53,17 +52,6 @@ def _plain(value: Any) -> Any:
 
 def to_json(value: Any) -> str:
     return json.dumps(_plain(value), indent=2, sort_keys=False) + "\n"
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, of the packages in use, and the Keras backend."""
-    found = {"python": platform.python_version(), "backend": keras.config.backend()}
-    for package in (*_PACKAGES, "keras-git"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def git_revision() -> str | None:
@@ -146,7 +134,7 @@ class ResultsFolder:
         if not config.exists():
             strange = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
             # Killed before config.json was there, or versions of k49_lt from other machines.
-            known = {"models", "pictures", "checkpoints", "versions"}
+            known = {"models", "pictures", "checkpoints", "versions", "unreadable.csv"}
             if set(strange) - known:
                 raise InputError(
                     f"output_dir {self.path} is not empty (it holds {sorted(strange)[0]!r}) and "

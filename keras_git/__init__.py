@@ -6,13 +6,27 @@ Importing it loads the Keras backend in use and no other framework.
 
 from __future__ import annotations
 
-from keras_git import data, export, losses, metrics, models, optimizers, plots, training, transforms
+from keras_git import (
+    auditing,
+    data,
+    export,
+    losses,
+    metrics,
+    models,
+    optimizers,
+    plots,
+    training,
+    transforms,
+)
+from keras_git.auditing import audit
 from keras_git.errors import InputError
 
 __version__ = "0.1.0"
 
 __all__ = [
     "InputError",
+    "audit",
+    "auditing",
     "data",
     "export",
     "losses",

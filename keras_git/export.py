@@ -1,4 +1,4 @@
-"""Exports of a trained classifier for programs that do not run Keras.
+"""Exports of a trained classifier: with its preprocessing inside, and for programs without Keras.
 
 The `.keras` file stays the first choice: it opens on every backend. These formats are for serving,
 and what can be written depends on the backend and on the packages that are installed:
@@ -41,6 +41,8 @@ _PACKAGES = {
 # Largest difference of a logit that two runtimes' float32 arithmetic may explain, as a part of the
 # largest logit; the converters reach 1e-7 to 1e-6.
 _TOLERANCE = 1e-4
+
+_LUMA = (0.299, 0.587, 0.114)
 
 
 def export_classifier(
@@ -89,6 +91,57 @@ def export_classifier(
     }
 
 
+def with_preprocessing(network: keras.Model, *, logit_scale: float = 1.0) -> keras.Model:
+    """A classifier for images as they are in files: any size in, class probabilities out.
+
+    Inside are, in this order: a cast to float32 (a `Rescaling` by 1: resizing 8-bit images rounds
+    on some backends), a bilinear, antialiased `Resizing` to the size of the network - which
+    stretches both sides, and changes nothing for images that have it already -, for a network of
+    one channel the conversion to grey (Rec. 601 luma), the network and a softmax. All layers are
+    Keras' own: `keras.models.load_model` opens the saved model without keras_git.
+
+    Args:
+        network: functional classifier, float32 (N, h, w, 1 or 3) in 0..255 to logits (N, C).
+        logit_scale: what logits are multiplied with before the softmax (30 for the cosines of an
+            LDAM head).
+
+    Returns:
+        Functional model from uint8 (N, H, W, 3), any H and W, in 0..255, to float32
+        probabilities (N, C). It shares its weights with `network`.
+
+    Raises:
+        InputError: not a functional network with one input of images and one output (N, C).
+
+    Reference: ITU-R BT.601 (luma).
+    """
+    shapes = [tuple(tensor.shape) for tensor in getattr(network, "inputs", None) or ()]
+    outputs = [tuple(tensor.shape) for tensor in getattr(network, "outputs", None) or ()]
+    if len(shapes) != 1 or len(outputs) != 1 or len(shapes[0]) != 4 or len(outputs[0]) != 2:
+        raise InputError(
+            f"cannot wrap a model with inputs {shapes} and outputs {outputs}: pass a functional "
+            "classifier, images (N, H, W, channels) to logits (N, C)"
+        )
+    _, height, width, channels = shapes[0]
+    if None in (height, width) or channels not in (1, 3):
+        raise InputError(
+            f"cannot wrap a model for images of shape {shapes[0][1:]}: it needs one size, and 1 or "
+            "3 channels"
+        )
+    inputs = keras.Input((None, None, 3), dtype="uint8", name="images")
+    x = keras.layers.Rescaling(1.0, name="as_float")(inputs)
+    x = keras.layers.Resizing(height, width, antialias=True, name="resizing")(x)
+    if channels == 1:
+        # A convolution with constant weights: the operation of Keras differs in the third digit.
+        grey = keras.layers.Conv2D(1, 1, use_bias=False, trainable=False, name="grey")
+        x = grey(x)
+        grey.set_weights([np.array(_LUMA, "float32").reshape(1, 1, 3, 1)])
+    x = network(x)
+    if logit_scale != 1.0:
+        x = keras.layers.Rescaling(logit_scale, name="logit_scale")(x)
+    probabilities = keras.layers.Softmax(name="probabilities")(x)
+    return keras.Model(inputs, probabilities, name="image_classifier")
+
+
 def _obstacle(model: keras.Model, export_format: str) -> str:
     """Why `model` cannot be exported here, as far as it can be known beforehand, or ''."""
     backend = keras.config.backend()
@@ -132,6 +185,8 @@ def _export(model: keras.Model, target: Path, export_format: str) -> Path | str:
             # The converters are other projects that follow the frameworks' releases late and raise
             # anything. A missing export must not cost a finished training run its results.
             first_line = (str(error).strip() or "no message").splitlines()[0]
+            # Its random name would make two equal runs report different things.
+            first_line = first_line.replace(str(workspace), str(target.parent))
             return (
                 f"{export_format} failed on the {keras.config.backend()} backend: "
                 f"{type(error).__name__}: {first_line}"

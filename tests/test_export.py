@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from keras_git.errors import InputError
-from keras_git.export import export_classifier
+from keras_git.export import export_classifier, with_preprocessing
 from keras_git.models import four_conv, resnet
 
 SHAPE = (16, 16, 3)
@@ -184,3 +184,50 @@ def test_bad_input_is_named(tmp_path):
     for wrong in (keras.Sequential(), two, "model.keras"):
         with pytest.raises(InputError, match="functional classifier network"):
             export_classifier(wrong, tmp_path / "tiny")
+
+
+def small_network(shape, classes=4):
+    inputs = keras.Input(shape)
+    x = keras.layers.Rescaling(1 / 255)(inputs)
+    outputs = keras.layers.Dense(classes)(keras.layers.Flatten()(x))
+    return keras.Model(inputs, outputs)
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_preprocessing_inside(channels, tmp_path):
+    """uint8 of any size in, probabilities out; at the size of the network nothing is changed."""
+    from PIL import Image
+    from scipy.special import softmax
+
+    network = small_network((8, 12, channels))
+    with_preprocessing(network, logit_scale=3.0).save(tmp_path / "model.keras")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    assert model.input_shape == (None, None, None, 3) and model.inputs[0].dtype == "uint8"
+    batch = np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3), dtype=np.uint8)
+
+    def expected(images):
+        pixels = images.astype("float64")
+        if channels == 1:
+            pixels = pixels @ np.array([[0.299], [0.587], [0.114]])
+        return softmax(3.0 * logits(network, pixels.astype("float32")).astype("float64"), axis=-1)
+
+    np.testing.assert_allclose(logits(model, batch), expected(batch), atol=2e-5)
+    # Larger images: as Pillow resizes them, but for its rounding to 8 bits.
+    large = np.kron(batch[:1], np.ones((1, 3, 5, 1), np.uint8))
+    small = Image.fromarray(large[0]).resize((12, 8), Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(logits(model, large), expected(np.asarray(small)[None]), atol=0.02)
+
+
+def test_preprocessing_needs_a_classifier_of_one_size():
+    two = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    for model, reason in (
+        (keras.Model(two, keras.layers.Add()(two)), "inputs"),
+        (keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)]), "inputs"),
+        (small_network((8, 8, 4)), "channels"),
+        (
+            keras.Sequential([keras.Input((None, 8, 3)), keras.layers.GlobalMaxPooling2D()]),
+            "one size",
+        ),
+    ):
+        with pytest.raises(InputError, match=reason):
+            with_preprocessing(model)

@@ -1,7 +1,16 @@
-"""Audit of any classifier: to what it is invariant, on which classes, and how that goes with size."""
+"""Audit of any classifier: to what it is invariant, and on which classes it is not."""
 
 from __future__ import annotations
 
+from keras_git.auditing.audit import audit
+from keras_git.auditing.classifier import (
+    PREPROCESSING,
+    Classifier,
+    Preprocessing,
+    load_classifier,
+    open_classifier,
+)
+from keras_git.auditing.data import LabelledImages, open_data
 from keras_git.auditing.result import (
     AuditResult,
     Condition,
@@ -10,5 +19,22 @@ from keras_git.auditing.result import (
     ModelAudit,
     Trend,
 )
+from keras_git.auditing.statistics import spearman_trend
 
-__all__ = ["AuditResult", "Condition", "Example", "Measurement", "ModelAudit", "Trend"]
+__all__ = [
+    "PREPROCESSING",
+    "AuditResult",
+    "Classifier",
+    "Condition",
+    "Example",
+    "LabelledImages",
+    "Measurement",
+    "ModelAudit",
+    "Preprocessing",
+    "Trend",
+    "audit",
+    "load_classifier",
+    "open_classifier",
+    "open_data",
+    "spearman_trend",
+]

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from keras_git.errors import InputError
+
+FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -163,3 +175,248 @@ class AuditResult:
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def to_table(self) -> list[dict[str, Any]]:
+        """One row per model, condition and class, plain values, NaN where there is none.
+
+        Columns: model, transform, strength, unit, condition, class, class_name, class_count,
+        num_images, num_samples, ekld, ekld_standard_error, ekld_sampling_error, consistency,
+        consistency_standard_error, accuracy, accuracy_standard_error, original_accuracy.
+        """
+        rows = []
+        for model in self.models:
+            for measurement in model.measurements:
+                condition = measurement.condition
+                for number, name in enumerate(self.class_names):
+                    row: dict[str, Any] = {
+                        "model": model.name,
+                        "transform": condition.transform,
+                        "strength": condition.strength,
+                        "unit": condition.unit,
+                        "condition": condition.label,
+                        "class": number,
+                        "class_name": name,
+                        "class_count": int(self.class_counts[number]),
+                        "num_images": int(self.num_images[number]),
+                        "num_samples": int(measurement.num_samples[number]),
+                    }
+                    for measure in _MEASURES:
+                        row[measure] = float(getattr(measurement, measure)[number])
+                    row["original_accuracy"] = float(model.per_class_accuracy[number])
+                    rows.append(row)
+        return rows
+
+    def to_json(self, path: str | Path) -> Path:
+        """Writes everything to one JSON file that `from_json` reads; NaN becomes null.
+
+        Returns:
+            The path.
+
+        Raises:
+            OSError: the file cannot be written; what was there is kept.
+        """
+        content = {"format_version": FORMAT_VERSION, **_plain(self)}
+        return _write(Path(path), json.dumps(content, indent=1) + "\n")
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> AuditResult:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            InputError: no such file, or one that is not an audit of this format.
+        """
+        path = Path(path)
+        try:
+            content = json.loads(path.read_text("utf-8"))
+            version = content.get("format_version")
+            if version == FORMAT_VERSION:
+                return _result(content)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is not the JSON file of an audit ({error!r:.100})") from error
+        raise InputError(f"{path} has format {version!r}, this version reads {FORMAT_VERSION}")
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Writes `to_table` as a CSV file; cells without a value are empty.
+
+        Returns:
+            The path.
+        """
+        text = io.StringIO()
+        rows = self.to_table()
+        writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: _cell(value) for key, value in row.items()})
+        return _write(Path(path), text.getvalue())
+
+    def to_html(self, path: str | Path) -> Path:
+        """Writes the report, one self-contained HTML file, for people.
+
+        Returns:
+            The path.
+        """
+        from keras_git import report
+
+        report.write_html(self, path)
+        return Path(path)
+
+
+_MEASURES = (
+    "ekld",
+    "ekld_standard_error",
+    "ekld_sampling_error",
+    "consistency",
+    "consistency_standard_error",
+    "accuracy",
+    "accuracy_standard_error",
+)
+
+
+def joined(results: Sequence[AuditResult]) -> AuditResult:
+    """One result with the models of several audits of the same data.
+
+    Args:
+        results: at least one; they must agree in classes, class sizes and images.
+
+    Raises:
+        InputError: audits of different data, or of models with one name.
+    """
+    first = results[0]
+    for other in results[1:]:
+        same = other.class_names == first.class_names and all(
+            np.array_equal(getattr(other, name), getattr(first, name))
+            for name in ("class_counts", "num_images")
+        )
+        if not same:
+            raise InputError("these audits are of different data; they cannot stand side by side")
+    models = tuple(model for result in results for model in result.models)
+    if len({model.name for model in models}) < len(models):
+        raise InputError(f"two of the models have one name: {[model.name for model in models]}")
+    settings = dict(first.settings)
+    for result in results[1:]:
+        for key, value in result.settings.items():
+            if isinstance(value, Mapping) and isinstance(settings.get(key), Mapping):
+                settings[key] = {**settings[key], **value}
+    return dataclasses.replace(
+        first,
+        models=models,
+        settings=settings,
+        seconds=sum(result.seconds for result in results),
+    )
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
+
+
+def _plain(value: Any) -> Any:
+    """Dictionaries, lists, numbers and texts; NaN becomes None."""
+    if isinstance(value, Example):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        pictures = {name: _png(fields.pop(name)) for name in ("image", "transformed")}
+        return {**_plain(fields), **pictures}
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _png(image: np.ndarray) -> str:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "png")
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _image(text: str) -> np.ndarray:
+    from PIL import Image
+
+    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(text)), formats=("png",)))
+    return image[..., None] if image.ndim == 2 else image
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _numbers(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([_number(value) for value in values], np.float64)
+
+
+def _means(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {key: _number(value) for key, value in values.items()}
+
+
+def _trend(content: Mapping[str, Any]) -> Trend:
+    numbers = {name: _number(content[name]) for name in ("rho", "p_value", "low", "high")}
+    return Trend(**numbers, num_classes=content["num_classes"])
+
+
+def _measurement(content: Mapping[str, Any]) -> Measurement:
+    return Measurement(
+        condition=Condition(**content["condition"]),
+        num_samples=np.array(content["num_samples"], np.int64),
+        groups={name: _means(values) for name, values in content["groups"].items()},
+        trend=_trend(content["trend"]),
+        **{measure: _numbers(content[measure]) for measure in _MEASURES},
+    )
+
+
+def _example(content: Mapping[str, Any]) -> Example:
+    return Example(
+        **{
+            **content,
+            "condition": Condition(**content["condition"]),
+            "image": _image(content["image"]),
+            "transformed": _image(content["transformed"]),
+        }
+    )
+
+
+def _model(content: Mapping[str, Any]) -> ModelAudit:
+    numbers = ("accuracy", "balanced_accuracy", "expected_calibration_error")
+    return ModelAudit(
+        **{
+            **content,
+            **{name: _number(content[name]) for name in numbers},
+            "per_class_accuracy": _numbers(content["per_class_accuracy"]),
+            "group_accuracy": _means(content["group_accuracy"]),
+            "accuracy_trend": _trend(content["accuracy_trend"]),
+            "measurements": tuple(_measurement(entry) for entry in content["measurements"]),
+            "examples": tuple(_example(entry) for entry in content["examples"]),
+        }
+    )
+
+
+def _result(content: Mapping[str, Any]) -> AuditResult:
+    fields = {key: value for key, value in content.items() if key != "format_version"}
+    return AuditResult(
+        **{
+            **fields,
+            "models": tuple(_model(entry) for entry in content["models"]),
+            "class_names": tuple(content["class_names"]),
+            "class_counts": np.array(content["class_counts"], np.int64),
+            "num_images": np.array(content["num_images"], np.int64),
+        }
+    )
+
+
+def _write(path: Path, text: str) -> Path:
+    """Replaces a file as a whole; a reader never sees half of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_text(text, "utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

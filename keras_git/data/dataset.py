@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 from keras_git.errors import InputError
 
+MAX_BYTES_IN_MEMORY = 4 << 30
 _CHUNK_BYTES = 1 << 24
 
 
@@ -170,6 +172,42 @@ class Splits:
                 )
 
 
+class ImageSink:
+    """Room for images that come piece by piece: an array or, if that is too large, a `.npy` file.
+
+    Args:
+        path: the file; None keeps any number of images in memory. It is complete or not there.
+        max_bytes: largest array, in bytes, to keep in memory.
+    """
+
+    def __init__(self, path: Path | None, max_bytes: int = MAX_BYTES_IN_MEMORY) -> None:
+        self._path, self._max_bytes = path, max_bytes
+        self._partial: Path | None = None
+
+    def make(self, shape: tuple[int, ...]) -> np.ndarray:
+        """A uint8 array of this shape, to be filled."""
+        if self._path is None or int(np.prod(shape)) <= self._max_bytes:
+            return np.empty(shape, dtype=np.uint8)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._partial = self._path.with_name(self._path.name + ".partial")
+        return np.lib.format.open_memmap(self._partial, mode="w+", dtype=np.uint8, shape=shape)
+
+    def finished(self, images: np.ndarray) -> np.ndarray:
+        """The filled array, or the finished file, opened for reading."""
+        if self._path is None or self._partial is None or not isinstance(images, np.memmap):
+            return images
+        images.flush()
+        self._partial.replace(self._path)
+        logging.info("images are read from %s", self._path)
+        return np.load(self._path, mmap_mode="r", allow_pickle=False)
+
+    def discard(self) -> None:
+        """Removes what is unfinished."""
+        if self._partial is not None:
+            with contextlib.suppress(OSError):
+                self._partial.unlink(missing_ok=True)
+
+
 def _chunks(images: np.ndarray) -> list[tuple[int, int]]:
     """(start, stop) pairs that cover the images in pieces of a few megabytes."""
     per_image = max(int(np.prod(images.shape[1:])), 1)
@@ -179,20 +217,14 @@ def _chunks(images: np.ndarray) -> list[tuple[int, int]]:
 
 def _written(images: np.ndarray, indices: np.ndarray, path: Path) -> np.ndarray:
     """Copy a selection to a `.npy` file and open it read-only; complete or absent, never half."""
-    shape = (len(indices), *images.shape[1:])
-    partial = path.with_name(path.name + ".partial")
+    sink = ImageSink(path, max_bytes=-1)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        target = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+        target = sink.make((len(indices), *images.shape[1:]))
         for start, stop in _chunks(target):
             target[start:stop] = images[indices[start:stop]]
-        target.flush()
-        del target
-        partial.replace(path)
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return sink.finished(target)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+        sink.discard()
         raise InputError(
             f"cannot write images to {path}: {error.strerror or error}; choose a writable folder "
             "with enough space"

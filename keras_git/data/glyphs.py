@@ -10,7 +10,7 @@ two may be of very different class size: that is what makes small classes hard.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -52,6 +52,7 @@ def glyphs(
     recognition_per_class: int = 100,
     nuisance: str = "grey_level",
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Splits:
     """Draw the dataset.
 
@@ -70,6 +71,7 @@ def glyphs(
             `"background"` (pixels of value 0 become 0..99), `"dilation_erosion"`, `"rotation"`
             (any angle) or `"none"`. Every training, test and recognition image gets one draw.
         seed: non-negative; decides the characters and all images.
+        progress: called with the number of images drawn so far and that of all.
 
     Returns:
         Splits with uint8 images (N, 28, 28, 1), black background. `invariance` holds the first
@@ -95,12 +97,19 @@ def glyphs(
         train_sizes = class_sizes("counts", num_classes, counts=np.asarray(sizes).tolist())
     characters = _characters(num_classes, seed)
     names = tuple(f"glyph_{c:02d}" for c in range(num_classes))
+    untransformed = min(test_per_class, INVARIANCE_PER_CLASS)
+    per_class = test_per_class + recognition_per_class + untransformed
+    done, total = 0, int(train_sizes.sum()) + num_classes * per_class
 
     def split(kind: int, counts: np.ndarray, transformed: bool = True) -> ImageDataset:
-        images = [
-            _images(characters[c], int(n), seed, kind, c, nuisance if transformed else "none")
-            for c, n in enumerate(counts)
-        ]
+        nonlocal done
+        images = []
+        for c, n in enumerate(counts.tolist()):
+            what = nuisance if transformed else "none"
+            images.append(_images(characters[c], n, seed, kind, c, what))
+            done += n
+            if progress is not None:
+                progress(done, total)
         labels = np.repeat(np.arange(num_classes, dtype=np.int64), counts)
         return ImageDataset(np.concatenate(images), labels, num_classes, names, "glyphs")
 
@@ -111,7 +120,7 @@ def glyphs(
     return Splits(
         train=split(_TRAIN, train_sizes),
         test=split(_TEST, tests),
-        invariance=split(_TEST, np.minimum(tests, INVARIANCE_PER_CLASS), transformed=False),
+        invariance=split(_TEST, np.full(num_classes, untransformed), transformed=False),
         recognition=recognition,
     )
 

@@ -168,6 +168,91 @@ def stratified_split(
     return np.flatnonzero(~aside), np.flatnonzero(aside)
 
 
+def stratified_group_split(
+    labels: np.ndarray,
+    groups: np.ndarray,
+    fraction: float,
+    seed: int | Sequence[int] = 0,
+    *,
+    keep: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Set about the same share of every class aside, and never a part of a group.
+
+    Groups are things that were photographed several times: the frames of one object, the pictures
+    of one patient. A group may hold images of several classes.
+
+    Groups are visited in random order; one is set aside if that brings the classes in it nearer
+    to their shares. A class that got nothing then gives its smallest group, if it has others. Every
+    class keeps at least `keep` images, or all if it has no more; a class with more than that gives
+    at least one image, if its groups allow it.
+
+    Args:
+        labels: integer array (N,).
+        groups: array (N,), any values; equal ones are one group.
+        fraction: share of each class to set aside, 0 <= fraction < 1.
+        seed: decides which groups.
+        keep: images that every class keeps, at least 1.
+
+    Returns:
+        `(kept_indices, indices_set_aside)`, disjoint sorted int64 arrays that together are
+        all of 0..N-1.
+
+    Raises:
+        InputError: for a fraction not in [0, 1), or `groups` of another length than `labels`.
+    """
+    labels, groups = np.asarray(labels), np.asarray(groups)
+    if not 0 <= fraction < 1:
+        raise InputError(f"the share to set aside is {fraction}; it must be 0 to below 1")
+    if labels.ndim != 1 or groups.shape != labels.shape:
+        raise InputError(f"{labels.shape} labels and {groups.shape} groups; give one of each")
+    everything = np.arange(labels.size, dtype=np.int64)
+    if not fraction or not labels.size:
+        return everything, everything[:0]
+    rng = randomness.generator(seed, randomness.VALIDATION)
+    totals = np.bincount(labels)
+    room = np.maximum(totals - max(keep, 1), 0)
+    wanted = np.minimum(np.maximum(np.floor(fraction * totals + 0.5), 1), room)
+    _, group = np.unique(groups, return_inverse=True)
+    number = int(group.max()) + 1
+    if number == labels.size:  # no groups: as many as wanted, drawn from each class
+        order = rng.permutation(labels.size)
+        order = order[np.argsort(labels[order], kind="stable")]
+        rank = np.arange(labels.size) - np.repeat(np.cumsum(totals) - totals, totals)
+        aside = np.zeros(labels.size, dtype=bool)
+        aside[order[rank < np.repeat(wanted, totals)]] = True
+        return np.flatnonzero(~aside), np.flatnonzero(aside)
+
+    pairs, counts = np.unique(group * totals.size + labels, return_counts=True)
+    ends = np.searchsorted(pairs, (np.arange(number) + 1) * totals.size)
+    members = [
+        (pairs[start:end] % totals.size, counts[start:end])
+        for start, end in zip(np.concatenate([[0], ends[:-1]]), ends, strict=True)
+    ]
+    taken = np.zeros(totals.size)
+    chosen = np.zeros(number, dtype=bool)
+
+    def possible(g: int) -> bool:
+        classes, sizes = members[g]
+        return bool((taken[classes] + sizes <= room[classes]).all())
+
+    order = rng.permutation(number)
+    for g in order:
+        classes, sizes = members[g]
+        missing, scale = wanted[classes] - taken[classes], totals[classes]
+        nearer = np.sum((np.abs(missing) - np.abs(missing - sizes)) / scale) > 0
+        if nearer and possible(g):
+            chosen[g] = True
+            taken[classes] += sizes
+    for label in np.flatnonzero((wanted > 0) & (taken == 0)):
+        having = [g for g in order if label in members[g][0] and possible(g)]
+        if having:
+            smallest = min(having, key=lambda g: members[g][1].sum())
+            chosen[smallest] = True
+            taken[members[smallest][0]] += members[smallest][1]
+    aside = chosen[group]
+    return np.flatnonzero(~aside), np.flatnonzero(aside)
+
+
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Per-channel mean and population standard deviation, in units of [0, 1].
 

@@ -1,24 +1,26 @@
-"""Where labelled images come from: arrays, .npz files, tensorflow_datasets, glyphs."""
+"""Where labelled images come from: arrays, .npz files, folders, tensorflow_datasets, glyphs."""
 
 from __future__ import annotations
 
 import io
+import os
 import re
+import shutil
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import logging
 
-from keras_git.data.dataset import ImageDataset, Splits
+from keras_git.data.dataset import MAX_BYTES_IN_MEMORY, ImageDataset, ImageSink, Splits
 from keras_git.data.glyphs import glyphs
+from keras_git.data.image_folder import load_image_folder
 from keras_git.data.long_tail import stratified_split
 from keras_git.data.pipeline import hide_accelerators
 from keras_git.errors import InputError
 
-MAX_BYTES_IN_MEMORY = 4 << 30
 _TEST_SHARE = 0.2
 _NPZ_LAYOUTS = (
     "x_train, y_train, x_test, y_test; images, labels; or train_jpeg, train_offsets, "
@@ -33,19 +35,22 @@ def load(
     cache_dir: str | Path | None = None,
     download: bool = True,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Splits:
     """Load a dataset by name or path.
 
     Args:
-        name: `"glyphs"`, a path that ends in `.npz`, or the name of a dataset of
+        name: `"glyphs"`, a path that ends in `.npz`, the path of a folder of images with a `/` in
+            it (`"./photos"`, see `load_image_folder`), or the name of a dataset of
             tensorflow_datasets such as `"cifar10"`.
         data_dir: folder of tensorflow_datasets; for a relative `.npz` path the folder it is looked
             for in, if it is not found as given.
         cache_dir: folder for arrays that are too large for memory.
         download: let tensorflow_datasets fetch what is not there.
         seed: decides what `"glyphs"` draws and how an `.npz` file without test images is split.
-        **options: for `"glyphs"`, its other arguments.
+        progress: called with the number of images made or decoded so far and that of all.
+        **options: for `"glyphs"` and folders, their other arguments.
 
     Returns:
         The splits, with complete training sets (`"glyphs"` is long-tailed from the start).
@@ -54,15 +59,21 @@ def load(
         InputError: if there is no such dataset or it cannot be read.
     """
     if name == "glyphs":
-        return glyphs(seed=seed, **options)
+        return glyphs(seed=seed, progress=progress, **options)
+    if not {"/", os.sep}.isdisjoint(name) and Path(name).expanduser().is_dir():
+        return load_image_folder(
+            name, cache_dir=cache_dir, seed=seed, progress=progress, **options
+        ).splits
     if options:
         raise InputError(f"dataset {name!r} has no option {sorted(options)[0]!r}")
     if name.endswith(".npz"):
         path = Path(name)
         if not path.exists() and data_dir is not None:
             path = _folder(data_dir) / name
-        return load_npz(path, seed=seed)
-    return load_tfds(name, data_dir=data_dir, cache_dir=cache_dir, download=download)
+        return load_npz(path, seed=seed, cache_dir=cache_dir, progress=progress)
+    return load_tfds(
+        name, data_dir=data_dir, cache_dir=cache_dir, download=download, progress=progress
+    )
 
 
 def from_arrays(
@@ -106,7 +117,14 @@ def from_arrays(
     return Splits(train, test)
 
 
-def load_npz(path: str | Path, *, seed: int = 0) -> Splits:
+def load_npz(
+    path: str | Path,
+    *,
+    seed: int = 0,
+    cache_dir: str | Path | None = None,
+    max_bytes: int = MAX_BYTES_IN_MEMORY,
+    progress: Callable[[int, int], None] | None = None,
+) -> Splits:
     """Read an `.npz` file; pickled objects in it are refused.
 
     Three layouts are known:
@@ -120,6 +138,10 @@ def load_npz(path: str | Path, *, seed: int = 0) -> Splits:
     Args:
         path: the file.
         seed: decides about the split of the second layout.
+        cache_dir: where an array of more than `max_bytes` becomes a `.npy` file that is read in
+            place; None allows arrays of any size in memory.
+        max_bytes: largest array, in bytes, to keep in memory.
+        progress: called with the number of images decoded so far and that of all.
 
     Returns:
         Splits with a training and a test set.
@@ -129,14 +151,15 @@ def load_npz(path: str | Path, *, seed: int = 0) -> Splits:
             or labels that cannot be used.
     """
     path = Path(path)
+    cache = None if cache_dir is None else Path(cache_dir)
     if not path.is_file():
         raise InputError(f"{path} is not a file; give the path of an .npz file")
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise InputError(f"{path} is not an .npz file; save it with numpy.savez")
-        arrays = {key: archive[key] for key in archive}
-        archive.close()
+        with archive:
+            arrays = {key: _member(archive, key, cache, max_bytes) for key in archive}
     except InputError:
         raise
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
@@ -154,9 +177,17 @@ def load_npz(path: str | Path, *, seed: int = 0) -> Splits:
         )
     if {f"{s}_{part}" for s in ("train", "test") for part in ("jpeg", "offsets", "labels")} <= keys:
         parts: list[np.ndarray] = []
+        done, total = 0, sum(arrays[f"{split}_offsets"].size - 1 for split in ("train", "test"))
         for split in ("train", "test"):
-            images = _decoded(arrays[f"{split}_jpeg"], arrays[f"{split}_offsets"], path)
-            parts += [images, arrays[f"{split}_labels"]]
+
+            def advance(decoded: int, before: int = done) -> None:
+                if progress is not None:
+                    progress(before + decoded, total)
+
+            target = ImageSink(cache and cache / f"{path.stem}_{split}.npy", max_bytes)
+            jpeg, offsets = arrays[f"{split}_jpeg"], arrays[f"{split}_offsets"]
+            parts += [_decoded(jpeg, offsets, path, target, advance), arrays[f"{split}_labels"]]
+            done += offsets.size - 1
         return from_arrays(*parts, name=path.stem)
     if {"images", "labels"} <= keys:
         images = _images(arrays["images"], "all")
@@ -166,6 +197,9 @@ def load_npz(path: str | Path, *, seed: int = 0) -> Splits:
         train, test = stratified_split(labels, _TEST_SHARE, seed)
         if not test.size:
             raise InputError(f"{path} has too few images per class to set test images aside")
+        if isinstance(images, np.memmap) and cache is not None:
+            places = [cache / f"{path.stem}_{split}.npy" for split in ("train", "test")]
+            return Splits(whole.take(train, places[0]), whole.take(test, places[1]))
         return Splits(whole.take(train), whole.take(test))
     raise InputError(
         f"{path} has the keys {', '.join(sorted(keys)) or 'none'}; known layouts: {_NPZ_LAYOUTS}"
@@ -178,6 +212,7 @@ def load_tfds(
     cache_dir: str | Path | None = None,
     download: bool = True,
     max_bytes: int = MAX_BYTES_IN_MEMORY,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Splits:
     """Load an image classification dataset of tensorflow_datasets.
 
@@ -193,6 +228,7 @@ def load_tfds(
             in place; None allows splits of any size in memory.
         download: fetch and prepare the dataset if it is not in the folder.
         max_bytes: largest split, in bytes of pixels, to keep in memory.
+        progress: called with the number of images decoded so far and that of all.
 
     Returns:
         Splits from the source's `train` and `test` (or, without one, `validation`).
@@ -244,17 +280,46 @@ def load_tfds(
         raise InputError(f"dataset {name!r} has no split named test or validation")
     cache = None if cache_dir is None else Path(cache_dir)
     try:
-        train = _tfds_split(tfds, builder, "train", cache, max_bytes)
-        test = _tfds_split(tfds, builder, held_out, cache, max_bytes)
+        splits = []
+        sizes = [builder.info.splits[split].num_examples for split in ("train", held_out)]
+        for split, before in (("train", 0), (held_out, sizes[0])):
+
+            def advance(decoded: int, before: int = before) -> None:
+                if progress is not None:
+                    progress(before + decoded, sum(sizes))
+
+            splits.append(_tfds_split(tfds, builder, split, cache, max_bytes, advance))
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"dataset {name!r} {where} is damaged: {_one_line(error)}") from error
-    return Splits(train, test)
+    return Splits(*splits)
+
+
+def _member(archive: Any, key: str, cache: Path | None, max_bytes: int) -> np.ndarray:
+    """One array of an `.npz` file; a large one is unpacked, never read as a whole."""
+    name = f"{key}.npy"
+    if cache is None or archive.zip.getinfo(name).file_size <= max_bytes:
+        return archive[key]
+    cache.mkdir(parents=True, exist_ok=True)
+    path = cache / name
+    partial = path.with_name(path.name + ".partial")
+    # What an archive calls its arrays must not lead out of the folder.
+    if path.resolve().parent != cache.resolve():
+        raise InputError(f"array {key!r} of the .npz file has a name that is a path; rename it")
+    with archive.zip.open(name) as source, open(partial, "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 22)
+    partial.replace(path)
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def _tfds_split(
-    tfds: Any, builder: Any, split: str, cache: Path | None, max_bytes: int
+    tfds: Any,
+    builder: Any,
+    split: str,
+    cache: Path | None,
+    max_bytes: int,
+    advance: Callable[[int], None],
 ) -> ImageDataset:
     """One split in canonical order, in memory or as a memory-mapped file."""
     label_feature = builder.info.features["label"]
@@ -282,20 +347,13 @@ def _tfds_split(
 
     # Second pass: the pixels, each to its place.
     images: np.ndarray | None = None
-    path = partial = None
+    file = f"{builder.info.full_name.replace('/', '_')}_{split}.npy"
+    target = ImageSink(cache and cache / file, max_bytes)
     done = 0
     for batch in batches(("image",), 500 if size_known else 1):
         pixels = batch["image"]
         if images is None:
-            shape = (len(labels), *pixels.shape[1:])
-            if int(np.prod(shape)) > max_bytes and cache is not None:
-                cache.mkdir(parents=True, exist_ok=True)
-                full = builder.info.full_name.replace("/", "_")
-                path = cache / f"{full}_{split}.npy"
-                partial = path.with_name(path.name + ".partial")
-                images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-            else:
-                images = np.empty(shape, dtype=np.uint8)
+            images = target.make((len(labels), *pixels.shape[1:]))
         if pixels.shape[1:] != images.shape[1:] or pixels.dtype != np.uint8:
             raise InputError(
                 f"dataset {builder.name} has images of different sizes or types "
@@ -303,18 +361,17 @@ def _tfds_split(
             )
         images[place[done : done + len(pixels)]] = pixels
         done += len(pixels)
+        advance(done)
     if images is None:
         raise InputError(f"split {split} of {builder.name} has no examples")
-    if path is not None and partial is not None:
-        images.flush()  # type: ignore[attr-defined]
-        del images
-        partial.replace(path)
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-        logging.info("images of %s, %s, are read from %s", builder.name, split, path)
     ordered = np.empty(len(labels), dtype=np.int64)
     ordered[place] = labels
     return ImageDataset(
-        images, ordered, label_feature.num_classes, tuple(label_feature.names), builder.name
+        target.finished(images),
+        ordered,
+        label_feature.num_classes,
+        tuple(label_feature.names),
+        builder.name,
     )
 
 
@@ -366,7 +423,13 @@ def _labels(labels: np.ndarray, which: str) -> np.ndarray:
     return labels
 
 
-def _decoded(jpeg: np.ndarray, offsets: np.ndarray, path: Path) -> np.ndarray:
+def _decoded(
+    jpeg: np.ndarray,
+    offsets: np.ndarray,
+    path: Path,
+    target: ImageSink,
+    advance: Callable[[int], None],
+) -> np.ndarray:
     """Decode joined compressed images of one size."""
     from PIL import Image, UnidentifiedImageError
 
@@ -384,16 +447,17 @@ def _decoded(jpeg: np.ndarray, offsets: np.ndarray, path: Path) -> np.ndarray:
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
             raise InputError(f"{path}: image {i} cannot be decoded: {_one_line(error)}") from error
         if images is None:
-            images = np.empty((offsets.size - 1, *image.shape), dtype=np.uint8)
+            images = target.make((offsets.size - 1, *image.shape))
         if image.shape != images.shape[1:]:
             raise InputError(
                 f"{path}: image {i} has shape {image.shape}, the first {images.shape[1:]}; all "
                 "images must have one size"
             )
         images[i] = image
+        advance(i + 1)
     if images is None:
         raise InputError(f"{path} has no images")
-    return images
+    return target.finished(images)
 
 
 def _one_line(error: BaseException) -> str:

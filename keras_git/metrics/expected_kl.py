@@ -11,8 +11,6 @@ section 3 (equation of eKLD).
 from __future__ import annotations
 
 import dataclasses
-import weakref
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -20,21 +18,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_git.backend import compiled
 from keras_git.errors import InputError
-from keras_git.metrics.divergence import (
-    agreement,
-    kl_divergence,
-    kl_from_log_probabilities,
-    log_probabilities,
-)
+from keras_git.metrics.divergence import agreement, kl_divergence
+from keras_git.metrics.draws import draws_function, prediction_function, sampled_parameters
 from keras_git.transforms import Transform
-
-_FUNCTIONS_PER_MODEL = 16
-# model -> {(transform, preprocess, from_logits): compiled function}; an entry goes with its model
-_functions: weakref.WeakKeyDictionary[Any, OrderedDict[Any, Callable[..., Any]]] = (
-    weakref.WeakKeyDictionary()
-)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,54 +136,6 @@ def expected_kl_from_logits(original_logits: Any, transformed_logits: Any) -> Ex
     )
 
 
-def _measure_function(
-    model: Any,
-    transform: Transform,
-    preprocess: Callable[[Any], Any] | None,
-    from_logits: bool,
-) -> Callable[..., Any]:
-    """The compiled measurement of one batch, made once per model, transformation and options."""
-    of_model = _functions.setdefault(model, OrderedDict())
-    key = (transform, preprocess, from_logits)
-    if key in of_model:
-        of_model.move_to_end(key)
-        return of_model[key]
-    # The cache must not keep the model alive, so the function refers to it weakly.
-    reference = weakref.ref(model)
-
-    def outputs(images: Any) -> Any:
-        if preprocess is not None:
-            images = preprocess(images)
-        network = reference()
-        if isinstance(network, keras.layers.Layer):
-            return network(images, training=False)
-        return network(images)  # type: ignore[misc]
-
-    def measure(images: Any, parameters: dict[str, Any], num_samples: Any) -> Any:
-        """Sums over the draws, one value per image: divergence and consistency."""
-        images = ops.cast(images, "float32")
-        original = log_probabilities(outputs(images), from_logits)
-
-        def add_draw(index: Any, sums: Any) -> Any:
-            drawn = {name: ops.take(value, index, axis=0) for name, value in parameters.items()}
-            moved = log_probabilities(outputs(transform.apply(images, drawn)), from_logits)
-            return (
-                sums[0] + kl_from_log_probabilities(original, moved),
-                sums[1] + agreement(original, moved),
-            )
-
-        zeros = ops.zeros((images.shape[0],), dtype="float32")
-        return ops.fori_loop(0, num_samples, add_draw, (zeros, zeros))
-
-    variables = [*getattr(model, "variables", []), *transform.variables]
-    unique = {id(variable): variable for variable in variables}
-    function = compiled(measure, list(unique.values()))
-    of_model[key] = function
-    while len(of_model) > _FUNCTIONS_PER_MODEL:
-        of_model.popitem(last=False)
-    return function
-
-
 def _checked_labels(labels: Any, num_images: int, num_classes: int | None) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.shape not in ((num_images,), (num_images, 1)):
@@ -234,10 +173,11 @@ def expected_kl(
     seed: int = 0,
     preprocess: Callable[[Any], Any] | None = None,
     from_logits: bool = True,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ExpectedKLResult:
     """Measures eKLD and prediction consistency per class.
 
-    One compiled function per batch (XLA on JAX and TensorFlow) loops over the draws inside, so
+    A compiled function (XLA on JAX and TensorFlow) loops over the draws of a batch inside, so
     memory does not grow with `num_samples`; the function is kept for the next call with the same
     model and transformation, also after the weights have changed. The last batch is padded, so
     there is one compilation. The parameters of the transformation depend only on `seed` and the
@@ -256,6 +196,7 @@ def expected_kl(
             input itself.
         from_logits: False if the model returns probabilities (less exact, see
             `divergence.log_probabilities`).
+        progress: called with the number of images measured so far and that of all.
 
     Returns:
         The result over C classes.
@@ -282,7 +223,8 @@ def expected_kl(
         num_classes = _num_classes(model, labels)
         _checked_labels(labels, number, num_classes)
 
-    function = _measure_function(model, transform, preprocess, from_logits)
+    predict = prediction_function(model, preprocess, from_logits)
+    measure = draws_function(model, transform, preprocess, from_logits)
     batch_size = min(batch_size, number)
     divergence, consistent = np.empty(number), np.empty(number)
     for start in range(0, number, batch_size):
@@ -290,21 +232,20 @@ def expected_kl(
         # Padding repeats the first image of the batch; its results are dropped.
         positions = np.arange(start, start + batch_size)
         positions[stop - start :] = start
-        drawn = [
-            transform.sample(num_samples, np.random.default_rng([seed, position]))
-            for position in positions.tolist()
-        ]
-        parameters = {
-            name: np.stack([single[name] for single in drawn], axis=1) for name in drawn[0]
-        }
+        parameters = sampled_parameters(transform, [seed], positions.tolist(), num_samples)
         batch = np.asarray(images[start:stop])
         if batch.dtype != np.uint8:
             batch = batch.astype(np.float32)
-        batch = np.concatenate([batch, np.repeat(batch[:1], batch_size - len(batch), axis=0)])
-        sums = function(batch, parameters, np.int32(num_samples))
-        for target, values in zip((divergence, consistent), sums, strict=True):
-            values = ops.convert_to_numpy(values).astype(np.float64)
-            target[start:stop] = values[: stop - start] / num_samples
+        tensor = ops.cast(ops.convert_to_tensor(batch[positions - start]), "float32")
+        sums = measure(
+            tensor, predict(tensor), labels[positions], parameters, np.int32(num_samples)
+        )
+        sums = ops.convert_to_numpy(sums).astype(np.float64)
+        divergence[start:stop], consistent[start:stop] = (
+            sums[row, : stop - start] / num_samples for row in (0, 2)
+        )
+        if progress is not None:
+            progress(stop, number)
     return _result(divergence, consistent, labels, num_classes, num_samples)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_git.errors import InputError
-from keras_git.plots.figures import TEXT_COLOUR, method_style, plain, save
+from keras_git.plots.figures import TEXT_COLOUR, drawable, method_style, plain, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -183,10 +183,11 @@ def accuracy_per_class(results: Mapping[str, Any], path: str | Path) -> Path:
     bottom.set_xlim(-0.6, num_classes - 0.4)
     if num_classes <= 20:
         names = results.get("class_names") or [str(label) for label in range(num_classes)]
-        longest = max(len(str(names[label])) for label in order)
+        shown = [drawable(str(names[label]), f"class {label}") for label in order]
+        longest = max(map(len, shown))
         bottom.set_xticks(
             positions,
-            [str(names[label]) for label in order],
+            shown,
             rotation=30 if longest > 3 else 0,
             ha="right" if longest > 3 else "center",
         )

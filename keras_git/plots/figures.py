@@ -44,6 +44,17 @@ def plain(axes: Axes) -> None:
     axes.tick_params(colors=TEXT_COLOUR, labelsize=9, length=0)
 
 
+def drawable(text: str, substitute: str) -> str:
+    """A name that Matplotlib draws as it is; `substitute` if its font lacks one of the letters."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    known = get_font(findfont(FontProperties())).get_charmap()
+    text = " ".join(text.split())
+    if any(ord(letter) not in known for letter in text):
+        return substitute
+    return text.replace("$", r"\$")
+
+
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure, its format named by the file's ending; a reader never sees half of it.
 

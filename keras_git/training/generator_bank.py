@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,7 +14,7 @@ from keras import ops
 
 from keras_git import backend
 from keras_git.data import randomness
-from keras_git.data.dataset import ImageDataset
+from keras_git.data.dataset import ImageDataset, ImageSink
 from keras_git.data.randomness import Seed
 from keras_git.data.samplers import Sampler
 from keras_git.errors import InputError
@@ -110,7 +111,8 @@ def generator_bank(
     skip_classes: Any = None,
     batch_size: int = 64,
     seed: int = 0,
-    on_progress: Callable[[int], None] | None = None,
+    path: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> GeneratorBank:
     """Generates `variants` images for each image of `dataset`.
 
@@ -125,7 +127,8 @@ def generator_bank(
             stand in the bank once, as they are, and are never used.
         batch_size: images at a time.
         seed: seed of the styles, which are drawn from N(0, I).
-        on_progress: called with the number of images generated since the last call.
+        path: a `.npy` file for the images of a bank that is too large for memory (4 GiB).
+        progress: called with the number of images generated so far and that of all.
 
     Raises:
         InputError: `variants` is smaller than 1, or the generator is for another image shape.
@@ -137,7 +140,8 @@ def generator_bank(
     number = np.where(skipped, 1, variants).astype("int64")
     first = np.concatenate([[0], np.cumsum(number)[:-1]])
     source = np.repeat(np.arange(len(dataset)), number)  # which image each row is made of
-    images = np.empty((len(source), *dataset.image_shape), "uint8")
+    sink = ImageSink(None if path is None else Path(path))
+    images = sink.make((len(source), *dataset.image_shape))
     as_is, rows = np.flatnonzero(skipped[source]), np.flatnonzero(~skipped[source])
     images[as_is] = dataset.images[source[as_is]]
     style_dim = int(generator.inputs[1].shape[-1])
@@ -153,10 +157,10 @@ def generator_bank(
             batch_size=batch_size,
         )
         images[part] = np.clip(np.rint(generated), 0, 255)
-        if on_progress is not None:
-            on_progress(len(part))
+        if progress is not None:
+            progress(start + len(part), len(rows))
     bank = ImageDataset(
-        images,
+        sink.finished(images),
         dataset.labels[source],
         dataset.num_classes,
         dataset.class_names,

@@ -372,3 +372,9 @@ def check_generator(generator: Any, image_shape: tuple[int, ...]) -> None:
             f"the generator is for images {tuple(inputs[0].shape[1:])}, the data are "
             f"{tuple(image_shape)}: train a generator on these images"
         )
+    outputs = list(getattr(generator, "outputs", None) or [])
+    if len(outputs) != 1 or tuple(outputs[0].shape[1:]) != tuple(image_shape):
+        shapes = ", ".join(str(tuple(output.shape[1:])) for output in outputs)
+        raise InputError(
+            f"the generator must return one image of shape {tuple(image_shape)}, not {shapes}"
+        )

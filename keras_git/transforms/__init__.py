@@ -6,28 +6,40 @@ from typing import Any
 
 from keras_git.errors import InputError
 from keras_git.transforms import nuisances
-from keras_git.transforms.base import Compose, Identity, Transform
+from keras_git.transforms.base import Compose, Identity, SampledTransform, Transform
+from keras_git.transforms.degradations import JPEG, Blur, Erasing, Noise
+from keras_git.transforms.function import FunctionTransform
 from keras_git.transforms.generator import GeneratorTransform
-from keras_git.transforms.geometric import HorizontalFlip, Rotation, Shift
+from keras_git.transforms.geometric import HorizontalFlip, Rotation, Scale, Shift
+from keras_git.transforms.ladder import LADDERS, Ladder, Rung
 from keras_git.transforms.photometric import (
     BackgroundIntensity,
     Brightness,
     Contrast,
     DilationErosion,
     GreyLevel,
+    Hue,
+    Saturation,
 )
 
 NAMES: dict[str, type[Transform]] = {
     transform.name: transform
     for transform in (
         BackgroundIntensity,
+        Blur,
         Brightness,
         Contrast,
         DilationErosion,
+        Erasing,
         GreyLevel,
         HorizontalFlip,
+        Hue,
         Identity,
+        JPEG,
+        Noise,
         Rotation,
+        Saturation,
+        Scale,
         Shift,
     )
 }
@@ -57,17 +69,29 @@ def get(name: str | Transform, **options: Any) -> Transform:
 
 
 __all__ = [
+    "JPEG",
+    "LADDERS",
     "NAMES",
     "BackgroundIntensity",
+    "Blur",
     "Brightness",
     "Compose",
     "Contrast",
     "DilationErosion",
+    "Erasing",
+    "FunctionTransform",
     "GeneratorTransform",
     "GreyLevel",
     "HorizontalFlip",
+    "Hue",
     "Identity",
+    "Ladder",
+    "Noise",
     "Rotation",
+    "Rung",
+    "SampledTransform",
+    "Saturation",
+    "Scale",
     "Shift",
     "Transform",
     "get",

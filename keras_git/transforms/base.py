@@ -64,6 +64,20 @@ class Transform:
         """The Keras variables that `apply` reads; a compiled caller has to hand them in."""
         return []
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether every draw is the same, so that one per image tells all."""
+        return False
+
+    @property
+    def function_key(self) -> Any:
+        """Hashable; where it is equal, `apply` is the same function of images and parameters.
+
+        Most transformations differ in strength only in what `sample` draws: their `apply` is
+        compiled once for all strengths.
+        """
+        return self._identity()
+
     def __call__(self, images: Any, seed: int = 0) -> Any:
         """Draws parameters from `seed` and applies them.
 
@@ -106,11 +120,23 @@ class Transform:
         return f"{type(self).__name__}({options})"
 
 
+class SampledTransform(Transform):
+    """A transformation whose `apply` reads its parameters alone, not how they were drawn."""
+
+    @property
+    def function_key(self) -> Any:
+        return type(self)
+
+
 @keras.saving.register_keras_serializable(package="keras_git")
 class Identity(Transform):
     """Leaves images as they are; its eKLD is 0, which makes it a check of a measurement."""
 
     name = "identity"
+
+    @property
+    def deterministic(self) -> bool:
+        return True
 
     def sample(self, number: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         return {}
@@ -166,6 +192,14 @@ class Compose(Transform):
     @property
     def variables(self) -> list[Any]:
         return [variable for part in self.transforms for variable in part.variables]
+
+    @property
+    def deterministic(self) -> bool:
+        return all(part.deterministic for part in self.transforms)
+
+    @property
+    def function_key(self) -> Any:
+        return type(self), tuple(part.function_key for part in self.transforms)
 
     def get_config(self) -> dict[str, Any]:
         parts = [keras.saving.serialize_keras_object(part) for part in self.transforms]

@@ -1,4 +1,4 @@
-"""Transformations that move pixels: rotation, flip, shift."""
+"""Transformations that move pixels: rotation, scale, flip, shift."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from keras import ops
 
 from keras_git.errors import InputError
 from keras_git.transforms import nuisances
-from keras_git.transforms.base import Transform
+from keras_git.transforms.base import SampledTransform
 
 
 @keras.saving.register_keras_serializable(package="keras_git")
-class Rotation(Transform):
+class Rotation(SampledTransform):
     """Rotation about the centre by a uniform angle; see `nuisances.rotate`.
 
     Args:
@@ -44,7 +44,37 @@ class Rotation(Transform):
 
 
 @keras.saving.register_keras_serializable(package="keras_git")
-class HorizontalFlip(Transform):
+class Scale(SampledTransform):
+    """Zoom about the centre by a random factor; see `nuisances.scale`.
+
+    Args:
+        max_factor: factors are log-uniform in [1 / max_factor, max_factor), so enlarging and
+            shrinking are equally likely.
+
+    Raises:
+        InputError: `max_factor` outside 1..10.
+    """
+
+    name = "scale"
+
+    def __init__(self, max_factor: float = 1.25) -> None:
+        if not 1 <= max_factor <= 10:
+            raise InputError(f"max_factor is {max_factor}; give a value from 1 to 10")
+        self.max_factor = float(max_factor)
+
+    def sample(self, number: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        exponents = rng.uniform(-1.0, 1.0, number)
+        return {"factor": (self.max_factor**exponents).astype(np.float32)}
+
+    def apply(self, images: Any, parameters: dict[str, Any]) -> Any:
+        return nuisances.scale(images, parameters["factor"], ops)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"max_factor": self.max_factor}
+
+
+@keras.saving.register_keras_serializable(package="keras_git")
+class HorizontalFlip(SampledTransform):
     """Left-right mirror image with a probability.
 
     Args:
@@ -61,6 +91,10 @@ class HorizontalFlip(Transform):
             raise InputError(f"probability is {probability}; give a value from 0 to 1")
         self.probability = float(probability)
 
+    @property
+    def deterministic(self) -> bool:
+        return self.probability in (0.0, 1.0)
+
     def sample(self, number: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         return {"flip": (rng.random(number) < self.probability).astype(np.int32)}
 
@@ -74,7 +108,7 @@ class HorizontalFlip(Transform):
 
 
 @keras.saving.register_keras_serializable(package="keras_git")
-class Shift(Transform):
+class Shift(SampledTransform):
     """Shift by whole pixels in both directions; what comes in from outside is 0.
 
     Args:

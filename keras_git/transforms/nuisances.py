@@ -82,30 +82,71 @@ def rotate(images: Any, degrees: Any, xp: Any = np) -> Any:
     Raises:
         InputError: images of another rank.
     """
-    rank = _check_images(images)
     numpy_like = _is_numpy(xp)
-    shape = images.shape if numpy_like else xp.shape(images)
-    number, height, width = shape[0], int(images.shape[1]), int(images.shape[2])
-    channels = int(images.shape[3]) if rank == 4 else 1
-
+    _check_images(images)
     radians = -_parameter(degrees, 2, xp) * (math.pi / 180.0)
     cosine, sine = xp.cos(radians), xp.sin(radians)
     if numpy_like:
         # cos(90 degrees) is 6e-17 in float64; rounding makes quarter turns exact
         cosine, sine = np.round(cosine, 15), np.round(sine, 15)
+    from_centre_x, from_centre_y = _from_centre(images, xp)
+    return _resampled(
+        images,
+        cosine * from_centre_x + sine * from_centre_y,
+        -sine * from_centre_x + cosine * from_centre_y,
+        xp,
+    )
 
-    # Continuous pixel coordinates: pixel i covers [i, i + 1), its centre is at i + 0.5
-    float_type = np.float64 if numpy_like else np.float32
+
+def scale(images: Any, factors: Any, xp: Any = np) -> Any:
+    """Enlarges or shrinks images about their centre, with the kernel of `rotate`.
+
+    Args:
+        images: `(N, H, W)` or `(N, H, W, C)`, grey levels 0..255.
+        factors: above 0, `(N,)` or a scalar; 2 shows the inner half of the sides at twice the
+            size, 0.5 the whole image at half the size in a frame of zeros.
+        xp: array namespace, `numpy` or `keras.ops`.
+
+    Returns:
+        Images of the same shape, resampled as by `rotate`; the factor 1 is the identity. Shrinking
+        does not smooth, so fine detail aliases.
+
+    Raises:
+        InputError: images of another rank.
+    """
+    _check_images(images)
+    factors = _parameter(factors, 2, xp)
+    from_centre_x, from_centre_y = _from_centre(images, xp)
+    return _resampled(images, from_centre_x / factors, from_centre_y / factors, xp)
+
+
+def _from_centre(images: Any, xp: Any) -> tuple[Any, Any]:
+    """x and y of all pixel centres as seen from the centre of the image, each `(1, H * W)`.
+
+    Continuous pixel coordinates: pixel i covers [i, i + 1), its centre is at i + 0.5.
+    """
+    height, width = int(images.shape[1]), int(images.shape[2])
     rows, columns = np.meshgrid(
         np.arange(height) + 0.5 - height / 2, np.arange(width) + 0.5 - width / 2, indexing="ij"
     )
-    from_centre_x: Any = columns.reshape(1, -1).astype(float_type)
-    from_centre_y: Any = rows.reshape(1, -1).astype(float_type)
-    if not numpy_like:  # on the device of the images
-        from_centre_x = xp.convert_to_tensor(from_centre_x)
-        from_centre_y = xp.convert_to_tensor(from_centre_y)
-    source_x = cosine * from_centre_x + sine * from_centre_y + width / 2
-    source_y = -sine * from_centre_x + cosine * from_centre_y + height / 2
+    if _is_numpy(xp):
+        return columns.reshape(1, -1), rows.reshape(1, -1)
+    # on the device of the images
+    x, y = (part.reshape(1, -1).astype(np.float32) for part in (columns, rows))
+    return xp.convert_to_tensor(x), xp.convert_to_tensor(y)
+
+
+def _resampled(images: Any, source_x: Any, source_y: Any, xp: Any) -> Any:
+    """The image at source points: cubic convolution with a = -1, 0 outside, truncated.
+
+    `source_x` and `source_y` are `(N or 1, H * W)`, pixels from the centre of the image.
+    """
+    rank = _check_images(images)
+    numpy_like = _is_numpy(xp)
+    shape = images.shape if numpy_like else xp.shape(images)
+    number, height, width = shape[0], int(images.shape[1]), int(images.shape[2])
+    channels = int(images.shape[3]) if rank == 4 else 1
+    source_x, source_y = source_x + width / 2, source_y + height / 2
     inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
 
     source_x, source_y = source_x - 0.5, source_y - 0.5
@@ -314,14 +355,16 @@ def sample_background(
     return {"values": rng.integers(low, high, number, endpoint=True).astype(np.int32)}
 
 
-def sample_dilation_erosion(number: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def sample_dilation_erosion(
+    number: int, rng: np.random.Generator, largest: int = LARGEST_DILATION
+) -> dict[str, np.ndarray]:
     """Draws `{"dilate", "erode"}` window sizes, int32 (number,); one of the two is always 1.
 
-    With probability 0.6 a dilation of size 2, 3 or 4, else an erosion of size 1 (the identity)
-    or 2.
+    With probability 0.6 a dilation of size 2 to `largest`, else an erosion of size 1 (the
+    identity) or 2.
     """
     dilating = rng.random(number) < 0.6
-    dilations = rng.integers(2, 4, number, endpoint=True)
+    dilations = rng.integers(2, largest, number, endpoint=True)
     erosions = rng.integers(1, 2, number, endpoint=True)
     return {
         "dilate": np.where(dilating, dilations, 1).astype(np.int32),

@@ -36,6 +36,21 @@ def test_shapes_sizes_and_splits():
     assert set(many.invariance.class_counts) == {40}
 
 
+def test_progress_is_told():
+    told = []
+    glyphs(
+        20,
+        largest=4,
+        smallest=1,
+        test_per_class=2,
+        recognition_per_class=3,
+        progress=lambda *report: told.append(report),
+    )
+    totals = {total for _, total in told}
+    assert len(totals) == 1 and told[-1] == (totals.pop(),) * 2
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
 def test_the_seed_decides():
     one, same, other = small(seed=3), small(seed=3), small(seed=4)
     for split in ("train", "test", "invariance", "recognition"):

@@ -10,6 +10,7 @@ from keras_git.data import (
     Deferred,
     EffectiveNumber,
     InstanceBalanced,
+    Sampler,
     SquareRoot,
     sampler,
 )
@@ -106,3 +107,25 @@ def test_deferred_switches_at_its_epoch():
 def test_bad_samplers(make, words):
     with pytest.raises(InputError, match=words):
         make()
+
+
+def test_a_sampler_of_ones_own():
+    """The base class counts and checks; a subclass says what an epoch visits."""
+
+    class Reversed(Sampler):
+        def indices(self, epoch):
+            return np.arange(len(self))[::-1]
+
+    sampler = Reversed(np.array([1, 0, 1]), seed=3)
+    assert len(sampler) == 3 and sampler.class_counts.tolist() == [1, 2]
+    assert sampler.indices(0).tolist() == [2, 1, 0]
+    with pytest.raises(NotImplementedError, match="class_probabilities"):
+        sampler.class_probabilities(0)
+    for labels, words in (
+        ([0.5], "integers"),
+        ([], "non-empty"),
+        ([-1, 0], "negative"),
+        ([0, 2], "class 1"),
+    ):
+        with pytest.raises(InputError, match=words):
+            Reversed(np.array(labels))

@@ -178,6 +178,39 @@ def test_npz_files_that_cannot_be_used(tmp_path):
         load_npz(path)
 
 
+def test_large_arrays_of_an_npz_file_stay_in_files(tmp_path):
+    images, labels = arrays(40)
+    np.savez_compressed(
+        tmp_path / "four.npz", x_train=images, y_train=labels, x_test=images, y_test=labels
+    )
+    np.savez(tmp_path / "two.npz", images=images, labels=labels)
+    save_compressed(tmp_path / "packed.npz", (images, labels), (images, labels))
+    for name in ("four", "two", "packed"):
+        in_memory = load_npz(tmp_path / f"{name}.npz")
+        told: list[tuple[int, int]] = []
+        in_files = load_npz(
+            tmp_path / f"{name}.npz",
+            cache_dir=tmp_path / name,
+            max_bytes=1000,
+            progress=lambda *report, told=told: told.append(report),
+        )
+        for split in ("train", "test"):
+            one, other = getattr(in_memory, split), getattr(in_files, split)
+            assert isinstance(other.images, np.memmap) and not isinstance(one.images, np.memmap)
+            assert one.content_hash() == other.content_hash()
+        assert not list((tmp_path / name).glob("*.partial"))
+        assert told == ([(i, 80) for i in range(1, 81)] if name == "packed" else [])
+
+
+def test_the_names_of_arrays_lead_nowhere(tmp_path):
+    images, labels = arrays(40)
+    outside = {"../x_train": images}
+    np.savez(tmp_path / "path.npz", **outside)
+    with pytest.raises(InputError, match="is a path"):
+        load_npz(tmp_path / "path.npz", cache_dir=tmp_path / "cache", max_bytes=1000)
+    assert not list(tmp_path.glob("x_train*"))
+
+
 def test_load_chooses_the_source(tmp_path):
     splits = load(
         "glyphs", seed=2, num_classes=20, largest=3, test_per_class=2, recognition_per_class=0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,47 @@ def test_bad_settings_are_named(tmp_path, changes: dict, reason: str) -> None:
     assert not (tmp_path / "run/config.json").exists()  # the corrected command may use the folder
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"y_train": np.arange(40) % 4 - 1}, "labels run from -1"),
+        ({"y_train": np.arange(40) % 3 + 7}, "class 0"),
+        ({"y_train": np.arange(40) % 4 + 0.5}, "integers"),
+        ({"y_train": np.arange(39) % 4}, "40 images"),
+        ({"x_train": np.zeros((40, 32, 32, 3), "float32")}, "float32"),
+        ({"x_train": np.zeros((40, 32), "uint8")}, r"\(40, 32\)"),
+        ({"x_train": np.zeros((40, 32, 32, 2), "uint8")}, "1 or 3 channels"),
+        ({"x_test": np.zeros((40, 16, 16, 3), "uint8")}, "they must agree"),
+        ({"x_train": np.array([None] * 40)}, "plain arrays"),
+    ],
+)
+@pytest.mark.parametrize("profile", ["exponential", "as_is"])
+def test_bad_data_are_named(tmp_path, changes: dict, reason: str, profile: str) -> None:
+    images, labels = np.zeros((40, 32, 32, 3), "uint8"), np.arange(40) % 4
+    good = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(tmp_path / "data.npz", allow_pickle=True, **{**good, **changes})
+    config = dataclasses.replace(
+        SMALL,
+        dataset=str(tmp_path / "data.npz"),
+        methods=("erm",),
+        profile=profile,
+        output_dir=str(tmp_path / "run"),
+    )
+    with pytest.raises(InputError, match=reason) as raised:
+        run(config)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run/config.json").exists()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_without_permission_is_named(tmp_path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o000)
+    for changes in ({"output_dir": str(closed / "run")}, {"dataset": "mnist", "data_dir": closed}):
+        with pytest.raises((InputError, PermissionError)):
+            run(dataclasses.replace(SMALL, **{"output_dir": str(tmp_path / "run"), **changes}))
+
+
 def test_a_file_that_is_no_generator_is_named(tmp_path) -> None:
     path = tmp_path / "generator.keras"
     path.write_bytes(b"not a model")
@@ -182,6 +224,16 @@ def test_a_validation_part_selects_an_epoch(tmp_path) -> None:
     column = [float(row["validation_balanced_accuracy"]) for row in rows]
     assert selected["epoch"] == int(np.argmax(column))
     assert 0 <= selected["balanced_accuracy"] <= 1
+    test = kg.data.glyphs(
+        20,
+        largest=24,
+        smallest=4,
+        test_per_class=20,
+        recognition_per_class=0,
+    ).test
+    saved = keras.models.load_model(tmp_path / "run/models/classifier_drs_seed0_selected.keras")
+    right = saved.predict(test.images, verbose=0).argmax(-1) == test.labels
+    assert right.mean() == pytest.approx(selected["test_accuracy"], abs=0.003)
 
 
 def test_a_method_alone_gives_what_it_gives_beside_others(
@@ -301,6 +353,9 @@ def program(*flags: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         (["surplus"], "surplus"),
         (["--methods=nothing"], "nothing"),
         (["--dataset=cifar10", "--data_dir=nowhere"], "nowhere"),
+        (["--dataset=no_such_dataset"], "no_such_dataset"),
+        ([f"--dataset={__file__}.npz"], ".npz"),
+        ([f"--generator={__file__}"], "not a Keras model file"),
     ],
 )
 def test_the_program_ends_with_one_line_and_code_2(tmp_path, flags: list[str], reason: str) -> None:

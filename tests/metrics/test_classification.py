@@ -228,3 +228,10 @@ def test_serialization(metric):
 def test_bad_input(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_the_mean_of_accuracies_leaves_out_what_was_not_seen():
+    accuracies = np.array([0.5, np.nan, 1.0, 0.0], "float32")
+    assert float(metrics.mean_accuracy(accuracies)) == 0.5
+    assert float(metrics.mean_accuracy(accuracies, np.array([1, 1, 1, 0]))) == 0.75
+    assert np.isnan(float(metrics.mean_accuracy(accuracies, np.array([0, 1, 0, 0]))))

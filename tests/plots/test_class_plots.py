@@ -132,6 +132,15 @@ def test_accuracy_is_ordered_by_class_size(tmp_path, drawn, classes):
         assert label == f"{method}: {np.mean(balanced):.1f} ± {np.std(balanced, ddof=1):.1f} %"
 
 
+def test_class_names_that_cannot_be_drawn(tmp_path, drawn):
+    """No formulas, no boxes, no warning: letters that the font lacks give way to a number."""
+    results = make_results([30, 10, 5])
+    results["class_names"] = ["\u732b", "$\\frac$", "<b>\n\u00f1"]
+    plots.accuracy_per_class(results, tmp_path / "accuracy.png")
+    labels = [tick.get_text() for tick in drawn[0].axes[-1].get_xticklabels()]
+    assert labels == ["class 0", r"\$\frac\$", "<b> \u00f1"]
+
+
 def test_class_names_label_few_classes(tmp_path, drawn):
     results = make_results([5, 500, 50])
     results["class_names"] = ["cat", "dog", "airplane"]

@@ -23,15 +23,27 @@ def tiny_generator(size: int = 12, channels: int = 3) -> keras.Model:
     return keras.Model([image, style], ops.tanh(image + offset))
 
 
+@keras.saving.register_keras_serializable(package="tests")
+def inverted(images, parameters):
+    part = ops.reshape(parameters["part"], (-1, 1, 1, 1))
+    return part * (255.0 - images) + (1.0 - part) * images
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def sample_parts(number, rng):
+    return {"part": rng.random(number)}
+
+
 def everything() -> list[transforms.Transform]:
     return [
         *(transforms.get(name) for name in transforms.NAMES),
         transforms.Compose([transforms.Rotation(20), transforms.Brightness(10)]),
+        transforms.FunctionTransform(inverted, "inverted", sample_parts),
         transforms.GeneratorTransform(tiny_generator()),
     ]
 
 
-NUMBER = len(transforms.NAMES) + 2
+NUMBER = len(transforms.NAMES) + 3
 
 
 @pytest.mark.parametrize("index", range(NUMBER))
@@ -143,7 +155,7 @@ def test_generator_transform_scales_and_draws_normal_styles(images):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: transforms.get("blur"), "use one of"),
+        (lambda: transforms.get("shear"), "use one of"),
         (lambda: transforms.get("rotation", degrees=3), "degrees"),
         (lambda: transforms.Rotation(200), "0 to 180"),
         (lambda: transforms.HorizontalFlip(2), "0 to 1"),

@@ -1,0 +1,372 @@
+"""Labelled images from wherever they are, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_git.data import ImageDataset, Splits, load
+from keras_git.errors import InputError
+
+_KINDS = (
+    "(images, labels), an ImageDataset, Splits, a folder, an .npz file, a dataset name, a "
+    "tf.data.Dataset or a keras.utils.PyDataset"
+)
+SPLITS = ("test", "train", "validation", "invariance")
+Part = tuple[np.ndarray, np.ndarray]
+
+
+class LabelledImages:
+    """Images and labels that can be gone through several times, a piece at a time.
+
+    Args:
+        pieces: `pieces(size)` starts a new pass over `(images, labels)` in pieces of any size,
+            about `size`.
+        name: for reports.
+        num_classes: C, or None if the source does not say.
+        class_names: C names, or none.
+        class_counts: training images per class, `(C,)`, or None if the source has no training set.
+        indexed: `(images, labels)` arrays, if the source is made of such: passes over some of the
+            images then read no others.
+        notes: what else a report should say of the source.
+    """
+
+    def __init__(
+        self,
+        pieces: Callable[[int], Iterator[Part]] | None,
+        name: str,
+        *,
+        num_classes: int | None = None,
+        class_names: Sequence[str] = (),
+        class_counts: np.ndarray | None = None,
+        indexed: Sequence[Part] = (),
+        notes: dict[str, Any] | None = None,
+    ) -> None:
+        self._pieces, self._indexed = pieces, list(indexed)
+        self.name, self.num_classes = name, num_classes
+        self.class_names, self.class_counts = tuple(class_names), class_counts
+        self.notes = notes or {}
+        self.images_per_class: int | None = None
+
+    @property
+    def num_images(self) -> int | None:
+        """Images of one pass, as far as that is known beforehand."""
+        if not self._indexed or not self.num_classes:
+            return None
+        labels = np.concatenate([labels for _, labels in self._indexed])
+        counts = np.bincount(labels, minlength=self.num_classes)
+        if self.images_per_class is not None:
+            counts = np.minimum(counts, self.images_per_class)
+        return int(counts.sum())
+
+    def blocks(
+        self, batch_size: int, classes: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """One pass.
+
+        Args:
+            batch_size: images per block; the last block may be smaller.
+            classes: bool (C,), the classes wanted; None for all.
+
+        Yields:
+            `(images, labels, positions)`: uint8 or float32 `(B, H, W, C)`, int64 `(B,)` and the
+            position of each image in the data, int64 `(B,)`.
+
+        Raises:
+            InputError: images or labels that cannot be used.
+        """
+        waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        number = 0
+        for piece in self._chosen(batch_size, classes):
+            waiting.append(piece)
+            number += len(piece[1])
+            while number >= batch_size:
+                joined = _joined(waiting)
+                yield _cut(joined, 0, batch_size)
+                waiting = [_cut(joined, batch_size, number)]
+                number -= batch_size
+        if number:
+            yield _joined(waiting)
+
+    def _chosen(
+        self, size: int, classes: np.ndarray | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Pieces without the classes that are not wanted and the images that are too many."""
+        taken = np.zeros(self.num_classes or 0, np.int64)
+        position = 0
+        source = self._indexed_pieces(classes, size) if self._indexed else self._streamed(size)
+        for images, labels, positions in source:
+            if positions is None:
+                positions = np.arange(position, position + len(labels))
+            position += len(labels)
+            keep = np.ones(len(labels), bool)
+            if self.num_classes:
+                if len(labels) and labels.max() >= self.num_classes:
+                    raise InputError(
+                        f"label {labels.max()} in the data: the classifier has "
+                        f"{self.num_classes} classes, so labels must be 0..{self.num_classes - 1}"
+                    )
+                if classes is not None:
+                    keep &= classes[labels]
+                if self.images_per_class is not None and not self._indexed:
+                    keep &= taken[labels] + _occurrence(labels) < self.images_per_class
+                    taken += np.bincount(labels, minlength=self.num_classes)
+            if keep.any():
+                whole = bool(keep.all())
+                yield (
+                    images if whole else images[keep],
+                    labels if whole else labels[keep],
+                    positions if whole else positions[keep],
+                )
+
+    def _indexed_pieces(
+        self, classes: np.ndarray | None, size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        labels = np.concatenate([labels for _, labels in self._indexed])
+        wanted = np.ones(len(labels), bool)
+        if self.num_classes and labels.max(initial=0) < self.num_classes:
+            if self.images_per_class is not None:
+                wanted &= _occurrence(labels) < self.images_per_class
+            if classes is not None:
+                wanted &= classes[labels]
+        start = 0
+        for images, own in self._indexed:
+            chosen = np.flatnonzero(wanted[start : start + len(own)])
+            for first in range(0, len(chosen), size):
+                index = chosen[first : first + size]
+                yield _images(np.asarray(images[index])), own[index], start + index
+            start += len(own)
+
+    def _streamed(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, None]]:
+        if self._pieces is None:
+            return
+        for images, labels in self._pieces(size):
+            images = _images(images)
+            labels = _labels(labels, len(images))
+            yield images, labels, None
+
+
+def _occurrence(labels: np.ndarray) -> np.ndarray:
+    """How often the label of each place came before that place."""
+    order = np.argsort(labels, kind="stable")
+    ordered = labels[order]
+    first = np.searchsorted(ordered, ordered)
+    result = np.empty(len(labels), np.int64)
+    result[order] = np.arange(len(labels)) - first
+    return result
+
+
+def _joined(
+    pieces: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if len(pieces) == 1:
+        return pieces[0]
+    shapes = {images.shape[1:] for images, _, _ in pieces}
+    if len(shapes) > 1:
+        raise InputError(f"images have different shapes {sorted(shapes)}; resize them to one size")
+    images, labels, positions = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+    return images, labels, positions
+
+
+def _cut(
+    piece: tuple[np.ndarray, np.ndarray, np.ndarray], start: int, stop: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    images, labels, positions = (part[start:stop] for part in piece)
+    return images, labels, positions
+
+
+def _images(images: np.ndarray) -> np.ndarray:
+    """uint8 or float32 (N, H, W, C), checked to be grey levels."""
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise InputError(
+            f"images have shape {images.shape}; give (N, H, W, C) with 1 or 3 channels"
+        )
+    if images.dtype == np.uint8 or not images.size:
+        return images
+    if images.dtype.kind not in "iuf":
+        raise InputError(f"images have dtype {images.dtype}; give uint8 or float grey levels")
+    images = images.astype(np.float32)
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 255) or 0 < high <= 1:
+        raise InputError(
+            f"images range from {low:g} to {high:g}; give grey levels 0..255 and name the scaling "
+            "the model wants as preprocess (--preprocess)"
+        )
+    return images
+
+
+def _labels(labels: np.ndarray, number: int) -> np.ndarray:
+    """int64 (N,) from integers, (N, 1) or one-hot rows."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    elif labels.ndim == 2 and np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all():
+        labels = labels.argmax(axis=1)
+    if labels.shape != (number,):
+        raise InputError(
+            f"labels have shape {labels.shape} for {number} images; give one class per image"
+        )
+    if labels.dtype.kind not in "iu" and not (
+        labels.dtype.kind == "f" and (labels == np.round(labels)).all()
+    ):
+        raise InputError(f"labels have dtype {labels.dtype}; give integers")
+    labels = labels.astype(np.int64)
+    if len(labels) and labels.min() < 0:
+        raise InputError(f"label {labels.min()} in the data; labels are 0 or more")
+    return labels
+
+
+def _of_datasets(
+    parts: Sequence[ImageDataset], train: ImageDataset | None, name: str, **notes: Any
+) -> LabelledImages:
+    return LabelledImages(
+        None,
+        name,
+        num_classes=parts[0].num_classes,
+        class_names=parts[0].class_names,
+        class_counts=None if train is None else train.class_counts,
+        indexed=[(part.images, part.labels) for part in parts],
+        notes=notes,
+    )
+
+
+def _of_splits(splits: Splits, split: str) -> LabelledImages:
+    part = getattr(splits, split)
+    if part is None:
+        raise InputError(f"the data have no {split} split; use one of {', '.join(SPLITS)}")
+    return _of_datasets([part], splits.train, part.name)
+
+
+def _all_parts(splits: Splits) -> list[ImageDataset]:
+    return [part for part in (splits.train, splits.validation, splits.test) if part is not None]
+
+
+def _of_path(
+    data: str, split: str, data_dir: str | None, wanted: tuple[int | None, ...] | None
+) -> LabelledImages:
+    path = Path(data).expanduser()
+    if path.is_dir():
+        # Imported here: only a folder needs Pillow
+        from keras_git.data import load_image_folder
+
+        size = tuple(wanted[:2]) if wanted and None not in wanted[:2] else None
+        grey = wanted is not None and wanted[2] == 1
+        folder = load_image_folder(path, image_size=size, colour="grey" if grey else "rgb")
+        notes = {"unreadable": [list(entry) for entry in folder.unreadable]}
+        name = path.resolve().name
+        if (path / "test").is_dir():
+            part = getattr(folder.splits, split, None)
+            if part is None:
+                raise InputError(f"folder {path} has no {split} images")
+            return _of_datasets([part], folder.splits.train, name, **notes)
+        # Nobody has said which images are for testing: all are audited
+        return _of_datasets(_all_parts(folder.splits), None, name, **notes)
+    splits = load(data, data_dir=data_dir)
+    if data.endswith(".npz") and not _has_test_images(path, data_dir):
+        return _of_datasets(_all_parts(splits), None, splits.test.name)
+    return _of_splits(splits, split)
+
+
+def _has_test_images(path: Path, data_dir: str | None) -> bool:
+    if not path.exists() and data_dir is not None:
+        path = Path(data_dir).expanduser() / path
+    with np.load(path, allow_pickle=False) as archive:
+        return any("test" in key for key in archive.files)
+
+
+def _pair(element: Any) -> Part:
+    """Images and labels of an element of a stream, as numpy arrays."""
+    if isinstance(element, dict) and {"image", "label"} <= element.keys():
+        images, labels = element["image"], element["label"]
+    elif isinstance(element, (tuple, list)) and len(element) >= 2:
+        images, labels = element[:2]
+    else:
+        raise InputError("the data give no pairs (images, labels)")
+    if isinstance(images, (dict, tuple, list)):
+        raise InputError("the data give several inputs per example; one image is needed")
+    return np.asarray(images), np.asarray(labels)
+
+
+def _of_tensorflow(data: Any) -> LabelledImages:
+    if int(data.cardinality()) == -1:
+        raise InputError("the tf.data.Dataset never ends; use data.take(n)")
+    spec = data.element_spec
+    if isinstance(spec, dict):
+        spec = spec.get("image")
+    elif isinstance(spec, (tuple, list)) and spec:
+        spec = spec[0]
+    rank = len(getattr(spec, "shape", None) or ())
+
+    def pieces(size: int) -> Iterator[Part]:
+        for element in data.batch(size) if rank == 3 else data:
+            yield _pair(element)
+
+    return LabelledImages(pieces, "tf.data")
+
+
+def _of_pydataset(data: Any) -> LabelledImages:
+    number = data.num_batches
+    if number is None:
+        raise InputError("the PyDataset never ends; give it a length")
+
+    def pieces(size: int) -> Iterator[Part]:
+        del size
+        for index in range(number):
+            yield _pair(data[index])
+
+    return LabelledImages(pieces, type(data).__name__)
+
+
+def open_data(
+    data: Any,
+    *,
+    split: str = "test",
+    data_dir: str | None = None,
+    wanted: tuple[int | None, ...] | None = None,
+) -> LabelledImages:
+    """Opens any source of labelled images.
+
+    Args:
+        data: `(images, labels)` arrays, an `ImageDataset`, `Splits`, the path of a folder with one
+            sub-folder per class or of an `.npz` file, the name of a dataset (see
+            `keras_git.data.load`), a finite `tf.data.Dataset` or `keras.utils.PyDataset` of
+            `(images, labels)`, batched or not.
+        split: which split of data that have several. A folder without `test`, and an `.npz` file
+            without test images, are taken as a whole.
+        data_dir: folder of tensorflow_datasets, or of a relative `.npz` path.
+        wanted: (height, width, channels) that the classifier takes; decides how the files of a
+            folder are read.
+
+    Returns:
+        The images. Labels are 0 or more; images are grey levels 0..255.
+
+    Raises:
+        InputError: an unknown source, one without end, or one that cannot be read.
+    """
+    if split not in SPLITS:
+        raise InputError(f"split is {split!r}; use one of {', '.join(SPLITS)}")
+    if isinstance(data, LabelledImages):
+        return data
+    if isinstance(data, ImageDataset):
+        return _of_datasets([data], None, data.name)
+    if isinstance(data, Splits):
+        return _of_splits(data, split)
+    if isinstance(data, (str, Path)):
+        return _of_path(str(data), split, data_dir, wanted)
+    if isinstance(data, keras.utils.PyDataset):
+        return _of_pydataset(data)
+    if hasattr(data, "element_spec") and hasattr(data, "cardinality"):
+        return _of_tensorflow(data)
+    if isinstance(data, (tuple, list)) and len(data) == 2:
+        images, labels = (
+            part if isinstance(part, np.ndarray) else np.asarray(part) for part in data
+        )
+        if images.ndim not in (3, 4) or len(images) == 0:
+            raise InputError(f"images have shape {images.shape}; give (N, H, W, C), N > 0")
+        return LabelledImages(None, "arrays", indexed=[(images, _labels(labels, len(images)))])
+    raise InputError(f"data is a {type(data).__name__}; give {_KINDS}")

@@ -1,0 +1,281 @@
+"""Sums over a stream of images, from which all measures of an audit follow.
+
+Everything is kept per class: memory depends on the number of classes alone, not on how many images
+or draws there were.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_git import metrics
+from keras_git.auditing.result import Condition, Measurement, Trend
+
+_NORMAL_QUANTILE = 1.959963984540054  # of 0.975
+
+
+class ClassMoments:
+    """Mean and variance per class of one value per image, updated batch by batch.
+
+    Args:
+        num_classes: C.
+
+    Attributes:
+        count: images so far, float64 (C,).
+        mean: float64 (C,), 0 before the first image.
+        squares: sum of the squared deviations from the mean, float64 (C,).
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.count = np.zeros(num_classes)
+        self.mean = np.zeros(num_classes)
+        self.squares = np.zeros(num_classes)
+
+    def add(self, labels: np.ndarray, values: np.ndarray) -> None:
+        """Adds a batch: labels `(B,)` in 0..C-1, values `(B,)`."""
+        num_classes = len(self.count)
+        count = np.bincount(labels, minlength=num_classes)
+        mean = np.bincount(labels, values, num_classes) / np.maximum(count, 1)
+        squares = np.bincount(labels, (values - mean[labels]) ** 2, num_classes)
+        # Chan's rule for joining two samples, which unlike sums of squares does not cancel
+        total = np.maximum(self.count + count, 1)
+        difference = mean - self.mean
+        self.squares += squares + difference**2 * self.count * count / total
+        self.mean += difference * count / total
+        self.count += count
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Unbiased, float64 (C,); NaN for classes with fewer than two images."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(self.count > 1, self.squares / (self.count - 1), np.nan)
+
+
+class ConditionSums:
+    """What is known of one model under one condition.
+
+    Draws come in rounds; in a round, every image of the classes that take part gets the same
+    number of draws. The standard error of a class's mean is clustered by image: with one round it
+    is the standard deviation of the per-image means over the root of the number of images. After
+    more rounds the per-image means over all draws would have to be remembered image by image, so
+    their variance is put together from two unbiased parts, the variance between images (from the
+    per-image means of each round) and that between the draws of an image, which falls with the
+    number of draws.
+
+    Args:
+        num_classes: C.
+        deterministic: whether the condition draws nothing, so that sampling leaves no error.
+    """
+
+    _MEASURES = ("ekld", "consistency", "accuracy")
+
+    def __init__(self, num_classes: int, deterministic: bool = False) -> None:
+        self.num_classes, self.deterministic = num_classes, deterministic
+        self.num_images = np.zeros(num_classes, np.int64)
+        self.num_samples = np.zeros(num_classes, np.int64)
+        self._rounds = np.zeros(num_classes, np.int64)
+        self._within = {name: np.zeros(num_classes) for name in self._MEASURES}
+        # weighted by the draws of a round
+        self._mean = {name: np.zeros(num_classes) for name in self._MEASURES}
+        self._variance = {name: np.zeros(num_classes) for name in self._MEASURES}
+        self._moments: dict[str, ClassMoments] = {}
+        self._draws = 0
+        self.start_round()
+
+    def start_round(self) -> None:
+        """Begins to collect the next draws of the images."""
+        self._moments = {name: ClassMoments(self.num_classes) for name in self._MEASURES}
+
+    def add(self, labels: np.ndarray, sums: np.ndarray, num_samples: int) -> None:
+        """Adds a batch of a round.
+
+        Args:
+            labels: integers `(B,)`.
+            sums: `(4, B)`, see `keras_git.metrics.draws.draws_function`.
+            num_samples: draws per image, the same throughout a round.
+        """
+        self._draws = num_samples
+        divergence, squares, consistent, correct = sums.astype(np.float64)
+        values = {"ekld": divergence, "consistency": consistent, "accuracy": correct}
+        within = {
+            "ekld": squares,
+            # a sum of 0 and 1: its squared deviations follow from it
+            "consistency": consistent * (1 - consistent / num_samples),
+            "accuracy": correct * (1 - correct / num_samples),
+        }
+        for name in self._MEASURES:
+            self._moments[name].add(labels, values[name] / num_samples)
+            self._within[name] += np.bincount(labels, within[name], self.num_classes)
+
+    def finish_round(self) -> None:
+        """Joins the round to those before."""
+        count = self._moments["ekld"].count.astype(np.int64)
+        measured = count > 0
+        self.num_images = np.maximum(self.num_images, count)
+        before = self.num_samples.copy()
+        self.num_samples = before + self._draws * measured
+        self._rounds += measured
+        share = np.where(measured, self._draws / np.maximum(self.num_samples, 1), 0.0)
+        for name, moments in self._moments.items():
+            self._mean[name] += share * (moments.mean - self._mean[name])
+            variance = np.where(measured, moments.variance, 0.0)
+            self._variance[name] += share * (variance - self._variance[name])
+
+    def within_variance(self, name: str = "ekld") -> np.ndarray:
+        """Variance between the draws of an image, mean over a class's images, float64 (C,).
+
+        NaN without images, or where one draw per image cannot tell.
+        """
+        if self.deterministic:
+            return np.where(self.num_images > 0, 0.0, np.nan)
+        degrees = self.num_images * (self.num_samples - self._rounds)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(degrees > 0, self._within[name] / degrees, np.nan)
+
+    def sampling_error(self, name: str = "ekld") -> np.ndarray:
+        """The part of the standard error that more draws would shrink, float64 (C,)."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            draws = self.num_images * self.num_samples
+            return np.sqrt(self.within_variance(name) / draws)
+
+    def mean(self, name: str) -> np.ndarray:
+        """Mean per class of `"ekld"`, `"consistency"` or `"accuracy"`; NaN without images."""
+        return np.where(self.num_images > 0, self._mean[name], np.nan)
+
+    def standard_error(self, name: str) -> np.ndarray:
+        """Of `mean`, clustered by image; NaN for classes with fewer than two images."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            variance = self._variance[name]
+            several = self._rounds > 1
+            within = np.where(several, self.within_variance(name), 0.0) / self.num_samples
+            # Each round's variance holds the sampling of that round; of all draws together, less
+            joined = np.maximum(variance - within * (self._rounds - 1), within)
+            variance = np.where(several, joined, variance)
+            error = np.sqrt(variance / self.num_images)
+        return np.where(self.num_images > 1, error, np.nan)
+
+    def measurement(self, condition: Condition, class_counts: np.ndarray) -> Measurement:
+        """The record of the condition."""
+        means = {name: self.mean(name) for name in self._MEASURES}
+        members = class_groups(class_counts)
+        return Measurement(
+            condition=condition,
+            ekld=means["ekld"],
+            ekld_standard_error=self.standard_error("ekld"),
+            ekld_sampling_error=self.sampling_error(),
+            consistency=means["consistency"],
+            consistency_standard_error=self.standard_error("consistency"),
+            accuracy=means["accuracy"],
+            accuracy_standard_error=self.standard_error("accuracy"),
+            num_samples=self.num_samples.copy(),
+            groups={
+                group: {name: mean_of_seen(values[classes]) for name, values in means.items()}
+                for group, classes in members.items()
+                if np.isfinite(means["ekld"][classes]).any()
+            },
+            trend=spearman_trend(class_counts, means["ekld"]),
+        )
+
+
+def mean_of_seen(values: np.ndarray) -> float:
+    """Mean of the values that are not NaN; NaN if there is none."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def class_groups(class_counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Many, medium and few; a class without training images counts as few."""
+    return metrics.groups(np.maximum(class_counts, 1))
+
+
+def group_means(values: np.ndarray, class_counts: np.ndarray) -> Mapping[str, float]:
+    """Mean over the classes of each group; groups without values are left out."""
+    return {
+        group: mean_of_seen(values[classes])
+        for group, classes in class_groups(class_counts).items()
+        if not np.isnan(values[classes]).all()
+    }
+
+
+def spearman_trend(class_counts: np.ndarray, values: np.ndarray) -> Trend:
+    """Spearman's rank correlation of a value per class with the size of the class.
+
+    The p-value is two-sided, from Student's distribution with n - 2 degrees of freedom. The
+    confidence interval is Fisher's z with the variance (1 + rho^2 / 2) / (n - 3).
+
+    Args:
+        class_counts: `(C,)`.
+        values: `(C,)`; NaN where a class has none, which leaves it out.
+
+    Returns:
+        The trend; all NaN for fewer than three classes, or where sizes or values are all the same.
+        The interval needs four classes.
+
+    Reference: Bonett and Wright, "Sample size requirements for estimating Pearson, Kendall and
+    Spearman correlations", Psychometrika 65, 2000.
+    """
+    seen = np.isfinite(values)
+    number = int(seen.sum())
+    sizes, values = np.asarray(class_counts, float)[seen], np.asarray(values, float)[seen]
+    nan = float("nan")
+    if number < 3 or np.ptp(sizes) == 0 or np.ptp(values) == 0:
+        return Trend(nan, nan, nan, nan, number)
+    import scipy.stats
+
+    rho, p_value = scipy.stats.spearmanr(sizes, values)
+    rho = min(max(float(rho), -1.0), 1.0)
+    low = high = nan
+    if number > 3:
+        if abs(rho) == 1:
+            low = high = rho
+        else:
+            width = _NORMAL_QUANTILE * math.sqrt((1 + rho**2 / 2) / (number - 3))
+            low, high = (math.tanh(math.atanh(rho) + side * width) for side in (-1, 1))
+    return Trend(rho, float(p_value), low, high, number)
+
+
+class AccuracySums:
+    """Accuracy and calibration on untransformed images, updated batch by batch.
+
+    Args:
+        num_classes: C.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_images = np.zeros(num_classes, np.int64)
+        self._correct = np.zeros(num_classes)
+        self._bins = np.zeros(())
+
+    def add(self, labels: np.ndarray, log_probabilities: np.ndarray) -> None:
+        """Adds a batch: labels `(B,)`, log-probabilities `(B, C)`."""
+        num_classes = len(self.num_images)
+        correct = log_probabilities.argmax(axis=-1) == labels
+        self.num_images += np.bincount(labels, minlength=num_classes)
+        self._correct += np.bincount(labels, correct, num_classes)
+        bins = metrics.classification.calibration_bins(labels, log_probabilities)
+        self._bins = self._bins + _host(bins)
+
+    @property
+    def per_class(self) -> np.ndarray:
+        """Accuracy per class, float64 (C,), NaN without images."""
+        with np.errstate(invalid="ignore"):
+            return self._correct / self.num_images
+
+    @property
+    def accuracy(self) -> float:
+        """Over all images, 0..1."""
+        return float(self._correct.sum() / self.num_images.sum())
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error over 15 bins, 0..1."""
+        return float(_host(metrics.classification.calibration_error(self._bins)))
+
+
+def _host(tensor: Any) -> np.ndarray:
+    return ops.convert_to_numpy(tensor).astype(np.float64)

@@ -1,0 +1,251 @@
+"""The program for a folder of images: what it chooses, what it writes, how it is used wrongly."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_git as kg
+from experiments import cifar_lt, image_folder_lt
+from experiments.image_folder_lt import Config, chosen_settings, prepared, run
+from experiments.model_card import command, escaped
+from keras_git.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("<b>bold", "it's", "two words", "猫")
+
+
+def draw_folder(root: Path, counts: tuple[int, ...], size: tuple[int, int] = (20, 24)) -> Path:
+    rng = np.random.default_rng(0)
+    for label, (name, count) in enumerate(zip(NAMES, counts, strict=True)):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.clip(rng.normal(40 + 55 * label, 20, (*size, 3)), 0, 255)
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{i:03d}.png")
+    return root
+
+
+def dataset(counts: tuple[int, ...], size: tuple[int, int] = (32, 32)) -> kg.data.ImageDataset:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    images = np.broadcast_to(np.uint8(0), (len(labels), *size, 3))
+    return kg.data.ImageDataset(images, labels, len(counts))
+
+
+# ---------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize("counts", [(5, 3, 1), (40, 40), (900, 90, 9), (20_000, 500, 10)])
+@pytest.mark.parametrize("size", [(28, 28), (64, 64), (16, 48), (50, 50)])
+@pytest.mark.parametrize("given", [{}, {"epochs": 2, "batch_size": 8}, {"quick": True}])
+def test_what_is_chosen_can_be_run(tmp_path, counts, size, given):
+    """All settings are there, pass the checks, and the networks can be built for the images."""
+    config = prepared(Config(data_dir=str(tmp_path), **given))
+    train = dataset(counts, size)
+    complete, _ = cifar_lt.checked(chosen_settings(config, train), image_folder_lt.quick)
+    optional = {"data_dir", "group_regex", "cache_dir", "generator", "keep_threshold", "width",
+                "imbalance_ratio", "largest_class", "smallest_class", "zipf_exponent"}  # fmt: skip
+    unset = {name for name, value in dataclasses.asdict(complete).items() if value is None}
+    assert unset <= optional
+    assert 0 <= complete.defer_epoch < complete.generation_epoch + 1 <= complete.epochs
+    assert size[0] % 2**complete.generator_downsamplings == 0
+    kg.training.keep_probability(train.class_counts, complete.keep_threshold)
+    smallest = min(size) // 2 ** max(complete.style_downsamplings, complete.discriminator_layers)
+    assert smallest >= 2
+    for name, value in given.items():
+        assert getattr(complete, name) == value
+
+
+def test_choices_grow_with_the_data():
+    few, many = (chosen_settings(Config(), dataset(c)) for c in ((60, 20), (30_000, 1000)))
+    assert (few.batch_size, many.batch_size) == (32, 128)
+    assert few.epochs == 200 and many.epochs == 20
+    assert few.generator_steps == 3000 and many.generator_steps == 15_500
+    assert few.keep_threshold == 40 and many.keep_threshold == 3000
+    assert few.generator_bank == many.generator_bank == 16
+    assert chosen_settings(Config(), dataset((30, 30))).keep_threshold is None
+    assert chosen_settings(Config(keep_threshold=0), dataset((60, 20))).keep_threshold is None
+    assert chosen_settings(Config(), dataset((90_000, 80_000), (64, 64))).generator_bank == 0
+
+
+def test_a_ratio_makes_it_long_tailed(tmp_path):
+    assert prepared(Config(data_dir=str(tmp_path))).profile == "as_is"
+    made = prepared(Config(data_dir=str(tmp_path), imbalance_ratio=10.0))
+    assert made.profile == "exponential"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"data_dir": None}, "--data_dir is missing"),
+        ({"data_dir": "nowhere"}, "no such folder"),
+        ({"image_size": (4,)}, "--image_size=4"),
+        ({"image_size": (16, 16, 3)}, "--image_size=16,16,3"),
+        ({"test_fraction": 1.0}, "--test_fraction=1.0"),
+        ({"validation_fraction": -0.1}, "--validation_fraction"),
+        ({"group_regex": "("}, "regular expression"),
+        ({"strict": True}, "1 files cannot be read"),
+        ({"imbalance_ratio": 0.5}, "imbalance"),
+        ({"methods": ("gitt",)}, "unknown"),
+        ({"image_size": (128,)}, "128"),
+        ({"defer_epoch": 300}, "never defer"),
+    ],
+)
+def test_bad_input_is_named(tmp_path, changes, reason):
+    data = draw_folder(tmp_path / "data", (6, 6, 6, 6))
+    (data / NAMES[0] / "text.jpg").write_text("text")
+    config = Config(data_dir=str(data), output_dir=str(tmp_path / "run"))
+    with pytest.raises(InputError, match=reason):
+        run(dataclasses.replace(config, **changes))
+    assert not (tmp_path / "run/config.json").exists()  # the corrected command may use the folder
+
+
+def test_names_and_commands_stay_text():
+    assert escaped("<b>a|b*c\n`x`") == r"&lt;b&gt;a\|b\*c \`x\`"
+    config = Config(data_dir="my images", strict=True, seeds=(1, 2), generator_flip=False)
+    words = command(config, "experiments.image_folder_lt")
+    assert words.startswith("python -m experiments.image_folder_lt ")
+    for word in ("'--data_dir=my images'", "--strict", "--seeds=1,2", "--nogenerator_flip"):
+        assert word in words
+
+
+# ------------------------------------------------------------------------------- the whole run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A quick run, interrupted at its end, and the arguments of its audit."""
+    folder = tmp_path_factory.mktemp("folder")
+    data = draw_folder(folder / "data", (40, 24, 12, 8))
+    (data / NAMES[1] / "text.jpg").write_text("text")
+    audits = []
+
+    real = kg.audit
+
+    def audit(models, images, *transforms, **options):
+        audits.append((models, images, options))
+        return real(models, images, *transforms, **options)
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    config = Config(
+        data_dir=str(data),
+        output_dir=str(folder / "run"),
+        methods=("erm", "git"),
+        quick=True,
+        image_size=(20, 24),
+        augmentation="flip",
+        invariance_transforms=("brightness",),
+        generator_outer_kernel=3,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kg, "audit", audit)
+        with patch.context() as inner:
+            inner.setattr(image_folder_lt, "_export", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run(config)
+        results = run(config)
+        audits_before = len(audits)
+        again = run(config)
+        assert len(audits) == audits_before  # a finished run is not audited again
+    return config, results, again, audits[-1]
+
+
+@pytest.mark.slow
+def test_a_run_writes_what_is_promised(finished):
+    config, results, again, (models, images, options) = finished
+    folder = Path(config.output_dir)
+    assert results["class_counts"] == [24, 17, 9, 5]
+    assert {**again, "seconds": 0} == {**results, "seconds": 0}
+    assert list(models) == ["erm", "git"] and len(images) == 17
+    assert options["class_counts"].tolist() == results["class_counts"]
+    found = kg.auditing.AuditResult.from_json(folder / "audit.json")
+    assert [model.name for model in found.models] == ["erm", "git"]
+    assert found.class_names == NAMES and (folder / "audit.csv").exists()
+    page = (folder / "audit.html").read_text("utf-8")
+    assert "<b>bold" not in page and "&lt;b&gt;bold" in page
+    text = (folder / "unreadable.csv").read_text("utf-8").splitlines()
+    assert text[0] == "path,reason" and text[1].startswith("it's/text.jpg,not an image")
+    assert json.loads((folder / "export/class_names.json").read_text()) == list(NAMES)
+    card = (folder / "export/model_card.md").read_text("utf-8")
+    assert "&lt;b&gt;bold" in card and "<b>" not in card and "猫" in card
+    assert f"`{results['export']['method']}`" in card and "--quick" in card
+    assert results["chosen_settings"]["batch_size"] == 32
+    assert set(results["export"]["validation"]) == {"erm_seed0", "git_seed0"}
+    assert not (folder / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_the_exported_model_gives_the_reported_accuracy(finished):
+    config, results, _, _ = finished
+    found = image_folder_lt.load(prepared(config), Path(config.output_dir).parent / "cache")
+    model = keras.models.load_model(Path(config.output_dir) / "export/model.keras")
+    files = found.files["test"]
+    images = np.stack([kg.data.read_image(Path(config.data_dir) / file) for file in files])
+    assert images.dtype == np.uint8
+    probabilities = model.predict(images, verbose=0)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    accuracy = float(np.mean(probabilities.argmax(-1) == found.splits.test.labels))
+    export = results["export"]
+    reported = results["methods"][export["method"]]["seeds"]["0"]["test_accuracy"]
+    assert accuracy == pytest.approx(reported, abs=0.01)
+    assert export["original_files"]["same_prediction"] == 1.0
+
+
+@pytest.mark.slow
+def test_the_export_needs_neither_keras_git_nor_this_backend(finished):
+    config, _, _, _ = finished
+    folder = Path(config.output_dir) / "export"
+    code = (
+        "import sys, keras, numpy as np\n"
+        f"model = keras.models.load_model({str(folder / 'model.keras')!r})\n"
+        "x = np.random.default_rng(0).integers(0, 256, (2, 30, 41, 3), dtype='uint8')\n"
+        "assert 'keras_git' not in sys.modules\n"
+        "print(model.predict(x, verbose=0).tolist())\n"
+    )
+    outputs = []
+    for backend in ("tensorflow", "jax", "torch"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": ""},
+        )
+        if "ModuleNotFoundError" in done.stderr:
+            continue
+        assert done.returncode == 0, done.stderr[-2000:]
+        outputs.append(json.loads(done.stdout.strip().splitlines()[-1]))
+    np.testing.assert_allclose(outputs, [outputs[0]] * len(outputs), atol=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ([], "--data_dir is missing"),
+        (["--data_dir=nowhere"], "no such folder"),
+        (["--data_dir=.", "--image_size=big"], "--image_size=big"),
+        (["--dataset=cifar10"], "dataset"),
+    ],
+)
+def test_the_program_ends_with_one_line_and_code_2(tmp_path, flags, reason):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.image_folder_lt", *flags, f"--output_dir={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and reason in lines[0] and "Traceback" not in done.stderr
