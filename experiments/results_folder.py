@@ -177,6 +177,14 @@ class ResultsFolder:
         }
         write_atomically(path, to_json(config))
 
+    def read_config(self) -> dict[str, Any]:
+        """What `config.json` holds."""
+        path = self.path / "config.json"
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read ({error}): name a new folder") from error
+
     def read_results(self) -> dict[str, Any]:
         """What `results.json` holds; empty at first."""
         path = self.path / "results.json"

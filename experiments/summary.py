@@ -39,7 +39,7 @@ def summarize(results: dict[str, Any]) -> None:
                 for name, classes in groups.items():
                     seen = values[classes][np.isfinite(values[classes])]
                     measured[f"{name}_ekld"] = float(seen.mean()) if len(seen) else None
-        rows = [_scalars(seed) for seed in entry["seeds"].values()]
+        rows = [scalars(seed) for seed in entry["seeds"].values()]
         names = list(rows[0])
         columns = {n: [r[n] for r in rows if r.get(n) is not None] for n in names}
         entry["mean"] = {n: statistics.fmean(v) if v else None for n, v in columns.items()}
@@ -50,7 +50,8 @@ def summarize(results: dict[str, Any]) -> None:
     }
 
 
-def _scalars(seed: Mapping[str, Any]) -> dict[str, Any]:
+def scalars(seed: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of one seed that are averaged and compared."""
     row = {name: seed[name] for name in SCALARS}
     if "selected" in seed:
         row["selected_balanced_accuracy"] = seed["selected"]["balanced_accuracy"]
@@ -78,7 +79,7 @@ def _pairs(methods: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _paired(method: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     """Differences seed by seed: only one larger than its standard error counts."""
     rows = [
-        (_scalars(entry), _scalars(base["seeds"][seed]))
+        (scalars(entry), scalars(base["seeds"][seed]))
         for seed, entry in method["seeds"].items()
         if seed in base["seeds"]
     ]
@@ -135,7 +136,8 @@ def _nats(mean: float | None, std: float | None) -> str:
     return f"{mean:.3f}" + (f" +-{std:.3f}" if std is not None else "")
 
 
-def _lines(table: list[list[str]]) -> str:
+def text_table(table: list[list[str]]) -> str:
+    """Right-aligned columns with a rule under the first row."""
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = ["  ".join(cell.rjust(w) for cell, w in zip(r, widths, strict=True)) for r in table]
     lines.insert(1, "  ".join("-" * w for w in widths))
@@ -157,13 +159,13 @@ def summary(results: Mapping[str, Any], folder: str) -> str:
         cells = [_percent(entry["mean"][n], entry["std"][n]) for n in names]
         error = "expected_calibration_error"
         table.append([key, *cells, _nats(entry["mean"][error], entry["std"][error])])
-    parts.append(_lines(table))
+    parts.append(text_table(table))
     for transform in next(iter(next(iter(methods.values()))["seeds"].values()))["invariance"]:
         table = [[f"eKLD, nats: {transform}", *THIRDS]]
         for key, entry in methods.items():
             names = tuple(f"{third}_ekld.{transform}" for third in THIRDS)
             table.append([key, *(_nats(entry["mean"][n], entry["std"][n]) for n in names)])
-        parts.append(_lines(table))
+        parts.append(text_table(table))
     for pair, compared in results["comparisons"].items():
         if "git" in pair:
             lines = [f"{pair}, seed by seed:"]

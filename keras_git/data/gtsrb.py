@@ -302,9 +302,12 @@ def _images(signs: Sequence[_Sign], size: int, crop: bool) -> np.ndarray:
     def read(index: int) -> None:
         images[index] = _image(signs[index], size, crop)
 
-    with ThreadPoolExecutor(_THREADS) as threads:
+    threads = ThreadPoolExecutor(_THREADS)
+    try:
         for _ in threads.map(read, range(len(signs))):
             pass
+    finally:  # the first image that cannot be read ends it
+        threads.shutdown(cancel_futures=True)
     return images
 
 
@@ -326,7 +329,12 @@ def _image(sign: _Sign, size: int, crop: bool) -> np.ndarray:
                         f"{sign.path}: the region {sign.region} is not inside the image of "
                         f"{picture.width} x {picture.height} pixels"
                     )
-            resized = picture.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box)
+            # Not the `box` of `resize`, which looks at pixels around the box, too.
+            whole = picture.convert("RGB")
+            sign_alone = whole if box is None else whole.crop(box)
+            resized = sign_alone.resize((size, size), Image.Resampling.BILINEAR)
+    except InputError:
+        raise
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{sign.path} cannot be read: {_one_line(error)}") from error
     return np.asarray(resized)

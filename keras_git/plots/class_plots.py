@@ -32,7 +32,8 @@ def ekld_against_class_size(results: Mapping[str, Any], path: str | Path) -> Pat
     Args:
         results: The content of `results.json`: `class_counts` (K integers) and, for each method,
             `methods.<method>.seeds.<seed>.invariance.<transformation>.ekld` (K floats, nats; a
-            class without test images is NaN or None) and `ekld_standard_error`.
+            class without test images is NaN or None) and `ekld_standard_error`. `dataset`, if
+            given, is named in the title; `repetitions` says what seeds stand for, if not seeds.
         path: Picture file; its ending names the format (`.png`, `.pdf`, `.svg`).
 
     Returns:
@@ -94,9 +95,12 @@ def ekld_against_class_size(results: Mapping[str, Any], path: str | Path) -> Pat
         axes.set_ylabel("eKLD (nats)", fontsize=10, color=TEXT_COLOUR)
         plain(axes)
     panels.flat[0].legend(frameon=False, fontsize=9, labelcolor=TEXT_COLOUR)
-    band = "standard deviation over seeds" if several_seeds else "standard error over images"
+    repetitions = results.get("repetitions", "seeds")
+    band = (
+        f"standard deviation over {repetitions}" if several_seeds else "standard error over images"
+    )
     figure.suptitle(
-        "Invariance by class size: lower is more invariant",
+        "Invariance by class size: lower is more invariant" + _dataset_line(results),
         fontsize=13,
         color=TEXT_COLOUR,
         x=0.01,
@@ -192,7 +196,8 @@ def accuracy_per_class(results: Mapping[str, Any], path: str | Path) -> Path:
     top.set_ylim(-0.02, 1.02)
     top.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     top.set_ylabel("test accuracy", fontsize=10, color=TEXT_COLOUR)
-    top.set_title("Accuracy per class", fontsize=13, color=TEXT_COLOUR, loc="left")
+    title = "Accuracy per class" + _dataset_line(results)
+    top.set_title(title, fontsize=13, color=TEXT_COLOUR, loc="left")
     top.legend(
         title="balanced accuracy",
         frameon=False,
@@ -205,6 +210,11 @@ def accuracy_per_class(results: Mapping[str, Any], path: str | Path) -> Path:
         plain(axes)
         axes.grid(False, axis="x")
     return save(figure, path)
+
+
+def _dataset_line(results: Mapping[str, Any]) -> str:
+    """What the results were measured on, as a second line of a title."""
+    return f"\n{results['dataset']}" if results.get("dataset") else ""
 
 
 def _class_counts(results: Mapping[str, Any]) -> NDArray[np.int64]:

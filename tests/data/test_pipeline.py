@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_git import transforms
 from keras_git.data import (
     ImageDataset,
     RandomCropFlip,
@@ -45,8 +46,7 @@ def elements(data, number: int) -> list:
     if isinstance(data, keras.utils.PyDataset):
         return [data[i] for i in range(number)]
     return [
-        ({k: v.numpy() for k, v in x.items()} if isinstance(x, dict) else x.numpy(), y.numpy())
-        for x, y in data.take(number)
+        (keras.tree.map_structure(lambda t: t.numpy(), x), y.numpy()) for x, y in data.take(number)
     ]
 
 
@@ -235,3 +235,32 @@ def test_a_program_ends_while_the_pipeline_is_reading_ahead():
             timeout=120,
         )
         assert done.returncode == 0 and done.stdout.strip() == "done", done.stderr
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_parameters_of_a_transformation_travel_with_the_batch(pipeline):
+    """Fresh in every step, a function of (seed, epoch, step) alone, in both pipelines."""
+    options = {"transform": transforms.DilationErosion(), "augmentation": None}
+    made = stream(**options)
+    found = elements(training_data(made, pipeline=pipeline), 8)
+    steps = made.steps_per_epoch
+    for number, (x, y) in enumerate(found):
+        epoch, step = divmod(number, steps)
+        expected = stream(**options).transform_parameters(epoch, step, len(y))
+        assert list(x) == ["images", "parameters"] and set(x["parameters"]) == {"dilate", "erode"}
+        for name, values in x["parameters"].items():
+            assert np.asarray(values).dtype == np.int32
+            np.testing.assert_array_equal(values, expected[name])
+        images, labels = stream(augmentation=None).batch(epoch, step)
+        np.testing.assert_array_equal(x["images"], images)  # as they are: untransformed
+        np.testing.assert_array_equal(y, labels)
+    drawn = [np.asarray(x["parameters"]["dilate"]).tolist() for x, _ in found]
+    assert len(set(map(tuple, drawn))) > 6
+    resumed = elements(training_data(made, initial_epoch=1, pipeline=pipeline), 2)
+    for (x, _), (z, _) in zip(resumed, found[steps:], strict=False):
+        np.testing.assert_array_equal(x["parameters"]["erode"], z["parameters"]["erode"])
+
+
+def test_sources_have_no_transformation():
+    with pytest.raises(InputError, match="source images cannot have a transform"):
+        training_data(stream(), sources=stream(transform=transforms.Rotation()))

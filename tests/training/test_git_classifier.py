@@ -230,3 +230,43 @@ def test_bad_arguments_are_named(images: np.ndarray, labels: np.ndarray) -> None
     data = keras.ops.convert_to_tensor
     with pytest.raises(InputError, match="2 source images for a batch of 12"):
         model.augment({k: data(v) for k, v in x.items()}, data(y), None)
+
+
+def test_a_transform_changes_the_training_images_and_nothing_else(
+    images: np.ndarray, labels: np.ndarray
+) -> None:
+    """As training on images that were transformed with the same parameters before."""
+    transform = kg.transforms.BackgroundIntensity()
+    drawn = transform.sample(len(images), np.random.default_rng(3))
+    images = np.where(images < 128, 0, images)  # some pixels that a background replaces
+    before = kg.transforms.nuisances.set_background(images, drawn["values"])
+    assert (before != images).any()
+    losses = []
+    for with_transform in (True, False):
+        keras.utils.set_random_seed(0)
+        model = compiled(
+            kg.training.Classifier(small_network(), transform=transform if with_transform else None)
+        )
+        x = {"images": images, "parameters": drawn} if with_transform else before
+        history = model.fit(x, labels, batch_size=6, epochs=2, shuffle=False, verbose=0)
+        losses.append(history.history["loss"])
+        # Evaluation sees images as they are.
+        evaluated = model.predict(images, verbose=0)
+        np.testing.assert_allclose(evaluated, model.network.predict(images, verbose=0), rtol=1e-5)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_a_classifier_with_a_transform_asks_for_parameters_and_can_be_saved(
+    images: np.ndarray, labels: np.ndarray
+) -> None:
+    model = kg.training.Classifier(small_network(), transform=kg.transforms.Rotation(90.0))
+    copy = kg.training.Classifier.from_config(model.get_config())
+    assert copy.transform == kg.transforms.Rotation(90.0)
+    with pytest.raises(InputError, match="Stream.transform="):
+        model.augment(images, labels, None)
+    with pytest.raises(InputError, match="weights of its own"):
+        kg.training.Classifier(
+            small_network(), transform=kg.transforms.GeneratorTransform(small_networks().generator)
+        )
+    with pytest.raises(InputError, match="takes no transform"):
+        kg.training.GITClassifier(small_network(), None, transform=kg.transforms.Rotation())
