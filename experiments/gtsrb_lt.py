@@ -20,10 +20,11 @@ import numpy as np
 from absl import logging
 
 import keras_git as kg
-from experiments import cifar_lt, command_line
-from experiments.cifar_lt import TrainingConfig, run_on
+from experiments import command_line
 from experiments.command_line import option
 from experiments.measurement import first_per_class
+from experiments.settings import TrainingConfig, checked, quick_training
+from experiments.stages import run_on
 from keras_git.errors import InputError
 
 
@@ -63,7 +64,7 @@ class Config(TrainingConfig):
 def quick(config: Config) -> Config:
     """A configuration that runs every stage of `config` in seconds."""
     return dataclasses.replace(
-        cifar_lt.quick_training(config),
+        quick_training(config),
         largest_class=min(config.largest_class or 24, 24),
         smallest_class=min(config.smallest_class, 4),
     )
@@ -130,7 +131,7 @@ def run(config: Config) -> dict[str, Any]:
     Raises:
         InputError: bad settings, data, generator file or output folder.
     """
-    return run_on(*cifar_lt.checked(config, quick), load_data)
+    return run_on(*checked(config, quick), load_data)
 
 
 if __name__ == "__main__":

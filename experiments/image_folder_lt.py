@@ -25,14 +25,14 @@ import numpy as np
 from absl import logging
 
 import keras_git as kg
-from experiments import cifar_lt, command_line
-from experiments.cifar_lt import LongTailConfig
+from experiments import command_line, settings, stages
 from experiments.classifier_training import Logits
 from experiments.command_line import option
 from experiments.methods import Method, parse_method
 from experiments.model_card import model_card
 from experiments.progress import reports
 from experiments.results_folder import ResultsFolder, to_json, write_atomically
+from experiments.settings import LongTailConfig
 from keras_git.errors import InputError
 
 _TRAINING_STEPS = 4000
@@ -127,7 +127,7 @@ class Config(LongTailConfig):
 def quick(config: Config) -> Config:
     """A configuration that runs every stage of `config` in seconds."""
     bank = 2 if config.generator_bank is None else config.generator_bank
-    return cifar_lt.quick(dataclasses.replace(config, generator_bank=bank))
+    return settings.quick(dataclasses.replace(config, generator_bank=bank))
 
 
 def prepared(config: Config) -> Config:
@@ -226,15 +226,15 @@ def run(config: Config) -> dict[str, Any]:
         InputError: bad settings, images or output folder.
     """
     given, config = config, prepared(config)
-    with ResultsFolder(config.output_dir, cifar_lt.decisive_settings(config)) as folder:
+    with ResultsFolder(config.output_dir, settings.decisive_settings(config)) as folder:
         started = time.monotonic()
         cache_dir = Path(config.cache_dir).expanduser() if config.cache_dir else folder.checkpoints
         images = load(config, cache_dir)
         _write_unreadable(images.unreadable, folder)
-        splits = cifar_lt.long_tailed(config, images.splits, folder.checkpoints)
+        splits = stages.long_tailed(config, images.splits, folder.checkpoints)
         config = chosen_settings(config, splits.train)
-        config, methods = cifar_lt.checked(config, quick)
-        results = cifar_lt.train_and_measure(config, methods, splits, folder, started)
+        config, methods = settings.checked(config, quick)
+        results = stages.train_and_measure(config, methods, splits, folder, started)
         results["chosen_settings"] = {
             name: value
             for name, value in dataclasses.asdict(config).items()
@@ -243,7 +243,7 @@ def run(config: Config) -> dict[str, Any]:
         if "export" not in results:
             _audit(config, methods, splits, folder)
             results["export"] = _export(config, methods, images, splits, folder, results)
-        cifar_lt.finish(config, folder, results)
+        stages.finish(config, folder, results)
         results = folder.read_results()
         card = model_card(given, config, results, images, splits)
         write_atomically(folder.path / "export" / "model_card.md", card)

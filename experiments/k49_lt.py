@@ -26,12 +26,14 @@ import keras
 from absl import logging
 
 import keras_git as kg
-from experiments import cifar_lt, command_line
-from experiments.cifar_lt import TrainingConfig, decisive_settings, train_and_measure
+from experiments import command_line
 from experiments.command_line import option
 from experiments.measurement import first_per_class
 from experiments.methods import NAMES, Method
 from experiments.results_folder import ResultsFolder
+from experiments.settings import TRANSFORMS, TrainingConfig, decisive_settings, quick_training
+from experiments.settings import checked as checked_training
+from experiments.stages import train_and_measure
 from experiments.summary import per_class_rows, summarize
 from experiments.version_summary import combine, rank_rows, table
 from keras_git.data import k49
@@ -90,9 +92,7 @@ class Config(TrainingConfig):
     generator_steps: int = option(10000, "Training steps of the generator.")
     invariance_transforms: tuple[str, ...] = option(
         (),
-        "Transformations of the eKLD; default: the nuisance. Known: "
-        + ", ".join(cifar_lt.TRANSFORMS)
-        + ".",
+        "Transformations of the eKLD; default: the nuisance. Known: " + ", ".join(TRANSFORMS) + ".",
     )
     invariance_samples: int = option(100, "Draws of a transformation per image.")
     output_dir: str = option("results/k49_lt", "Folder of the results; one per configuration.")
@@ -101,7 +101,7 @@ class Config(TrainingConfig):
 def quick(config: Config) -> Config:
     """A configuration that runs every stage of two versions in seconds."""
     return dataclasses.replace(
-        cifar_lt.quick_training(config),
+        quick_training(config),
         largest_class=24,
         smallest_class=4,
         validation_images=min(config.validation_images, 2),
@@ -162,7 +162,7 @@ def checked(config: Config) -> tuple[Config, list[Method], list[int]]:
         config = dataclasses.replace(config, invariance_transforms=(config.nuisance,))
     if config.validation_images < 0:
         raise InputError(f"--validation_images={config.validation_images}: use 0 or more")
-    config, methods = cifar_lt.checked(config, quick)
+    config, methods = checked_training(config, quick)
     return config, methods, versions
 
 

@@ -16,7 +16,8 @@ import pytest
 
 import keras_git as kg
 from experiments import gtsrb_lt, k49_lt
-from experiments.cifar_lt import Config, checked, quick, run
+from experiments.cifar_lt import Config, run
+from experiments.settings import checked, quick
 from keras_git.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -328,7 +329,7 @@ def test_every_flagfile_can_be_read() -> None:
 
 
 def test_quick_is_small_and_valid() -> None:
-    config, methods = checked(dataclasses.replace(Config(), quick=True))
+    config, methods = checked(dataclasses.replace(Config(), quick=True), quick)
     assert quick(config) == config
     assert config.epochs == 3 and config.generator_steps == 20 and len(methods) == 3
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import keras_git as kg
-from experiments import cifar_lt, image_folder_lt
+from experiments import image_folder_lt, settings
 from experiments.image_folder_lt import Config, chosen_settings, prepared, run
 from experiments.model_card import command, escaped
 from keras_git.errors import InputError
@@ -50,7 +50,7 @@ def test_what_is_chosen_can_be_run(tmp_path, counts, size, given):
     """All settings are there, pass the checks, and the networks can be built for the images."""
     config = prepared(Config(data_dir=str(tmp_path), **given))
     train = dataset(counts, size)
-    complete, _ = cifar_lt.checked(chosen_settings(config, train), image_folder_lt.quick)
+    complete, _ = settings.checked(chosen_settings(config, train), image_folder_lt.quick)
     optional = {"data_dir", "group_regex", "cache_dir", "generator", "keep_threshold", "width",
                 "imbalance_ratio", "largest_class", "smallest_class", "zipf_exponent"}  # fmt: skip
     unset = {name for name, value in dataclasses.asdict(complete).items() if value is None}

@@ -1,0 +1,289 @@
+"""The stages of an experiment, whatever its data: generator, classifiers, measurement, summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from absl import logging
+
+import keras_git as kg
+from experiments.classifier_training import HISTORY_COLUMNS, ClassifierTrainer
+from experiments.generator_training import (
+    draw_styles,
+    load_generator,
+    make_munit,
+    measure_styles,
+    train_generator,
+)
+from experiments.measurement import Measurement, first_per_class, generator_quality, make_transforms
+from experiments.methods import Method, parse_method
+from experiments.report import write_report
+from experiments.results_folder import FORMAT_VERSION, ResultsFolder, versions
+from experiments.settings import AnyConfig, LongTailConfig, TrainingConfig, decisive_settings
+from experiments.summary import per_class_rows, print_summary, summarize
+
+_JUDGED_PER_CLASS = 20
+_RECOGNITION_BATCH = 64
+
+
+def class_sizes(config: LongTailConfig, num_classes: int, largest: int) -> np.ndarray:
+    """Images of each class; `largest` is the size of the largest one if nothing sets it."""
+    return kg.data.class_sizes(
+        config.profile,
+        num_classes,
+        config.largest_class or largest,
+        imbalance_ratio=config.imbalance_ratio,
+        smallest=config.smallest_class,
+        alpha=config.zipf_exponent,
+        counts=config.class_counts or None,
+    )
+
+
+def long_tailed(config: LongTailConfig, splits: kg.data.Splits, cache_dir: Path) -> kg.data.Splits:
+    """The splits with the class sizes of the settings, and few test images with `--quick`."""
+    full = splits.train
+    if config.profile != "as_is":
+        sizes = class_sizes(config, full.num_classes, len(full) // full.num_classes)
+        # Images that were too many for memory stay in a file.
+        path = cache_dir / "train.npy" if isinstance(full.images, np.memmap) else None
+        train = kg.data.long_tail(
+            full, sizes, selection=config.selection, seed=config.data_seed, path=path
+        )
+        splits = dataclasses.replace(splits, train=train)
+    elif config.quick:
+        splits = dataclasses.replace(splits, train=full.take(first_per_class(full.labels, 24)))
+    counts = full.class_counts
+    if config.recognition_epochs and counts.min() == counts.max():
+        splits = dataclasses.replace(splits, recognition=full)
+    if config.quick:
+        few = first_per_class(splits.test.labels, 20)
+        splits = dataclasses.replace(splits, test=splits.test.take(few))
+    return splits
+
+
+def run_on(
+    config: AnyConfig,
+    methods: Sequence[Method],
+    load: Callable[[AnyConfig, Path], kg.data.Splits],
+) -> dict[str, Any]:
+    """Runs the stages on the data that `load(config, cache_dir)` gives; `config` is checked."""
+    with ResultsFolder(config.output_dir, decisive_settings(config)) as folder:
+        started = time.monotonic()
+        splits = load(config, folder.checkpoints)
+        results = train_and_measure(config, methods, splits, folder, started)
+        finish(config, folder, results)
+        return folder.read_results()
+
+
+def train_and_measure(
+    config: TrainingConfig,
+    methods: Sequence[Method],
+    splits: kg.data.Splits,
+    folder: ResultsFolder,
+    started: float,
+    oracle: tuple[kg.data.ImageDataset, kg.transforms.Transform] | None = None,
+) -> dict[str, Any]:
+    """Generator and classifiers, or what is left of them; returns what `results.json` holds.
+
+    Args:
+        config: checked settings.
+        methods: the methods of `config`.
+        splits: the data.
+        folder: open folder of the run.
+        started: `time.monotonic()` before the data were loaded.
+        oracle: see `ClassifierTrainer`.
+    """
+    train = splits.train
+    # Everything that bad settings would stop is made once before the folder is tied to them.
+    trainer = ClassifierTrainer(config, train, splits.validation, None, folder, oracle)
+    for method in methods:
+        trainer.check(method)
+    needs_generator = any(m.generates for m in methods)
+    if needs_generator and config.generator:
+        load_generator(config.generator, train.image_shape)
+    elif needs_generator:
+        make_munit(config, train.image_shape)
+    folder.write_config(
+        class_counts=train.class_counts,
+        content_hash=train.content_hash(),
+        test_content_hash=splits.test.content_hash(),
+        class_names=train.class_names,
+        image_shape=train.image_shape,
+    )
+    logging.info(
+        "%s: %d training images in %d classes (%d to %d), %d test images; backend %s",
+        train.name,
+        len(train),
+        train.num_classes,
+        train.class_counts.max(),
+        train.class_counts.min(),
+        len(splits.test),
+        keras.config.backend(),
+    )
+    results = folder.read_results() or {
+        "format_version": FORMAT_VERSION,
+        "dataset": train.name,
+        "class_counts": train.class_counts,
+        "class_names": train.class_names,
+        "seconds": {"data": time.monotonic() - started},
+        "generator": None,
+        "methods": {},
+    }
+    generator = None
+    if needs_generator or config.generator:
+        generator = _generator(config, splits, folder, results)
+    elif "generator" in config.invariance_transforms:
+        logging.info("no method uses a generator: eKLD under the generator is left out")
+    _classifiers(config, methods, splits, generator, folder, results, oracle)
+    return results
+
+
+def _generator(
+    config: TrainingConfig, splits: kg.data.Splits, folder: ResultsFolder, results: dict[str, Any]
+) -> keras.Model:
+    """The generator: given, trained before, or trained now; and its two checks."""
+    train = splits.train
+    saved = folder.models / "generator.keras"
+    if saved.exists() and results["generator"]:
+        return load_generator(str(saved), train.image_shape)
+    contents = train.images[first_per_class(train.labels, 1)]
+    if config.generator:
+        generator = load_generator(config.generator, train.image_shape)
+        training: dict[str, Any] = {"history": [], "seconds": 0.0}
+    else:
+        generator, training = train_generator(config, train, contents, folder)
+    if training["history"]:
+        folder.write_table(
+            "history_generator.csv", list(training["history"][0]), training["history"]
+        )
+    start = time.monotonic()
+    # Not the test images: those are for the classifiers, at the end.
+    judged = train.take(first_per_class(train.labels, _JUDGED_PER_CLASS))
+    balanced = splits.recognition
+    if config.recognition_epochs and balanced is not None:
+        held_out = first_per_class(balanced.labels, _JUDGED_PER_CLASS)
+        judged = balanced.take(held_out)
+        balanced = balanced.take(np.setdiff1d(np.arange(len(balanced)), held_out))
+    distance, generated = measure_styles(generator, judged.images, config.generator_seed)
+    recognized = recognized_real = None
+    if config.recognition_epochs and balanced is not None:
+        logits = _recognizer(config, balanced, folder)
+        recognized, recognized_real = (
+            float(np.mean(logits(images).argmax(-1) == judged.labels))
+            for images in (generated, judged.images)
+        )
+    draw_styles(generator, contents, folder.pictures / "generator.png", config.generator_seed)
+    folder.save_model(generator, "generator")
+    results["generator"] = {
+        **generator_quality(
+            distance,
+            recognized,
+            recognized_real,
+            (config.style_distance_threshold, config.recognition_threshold),
+        ),
+        "parameters": int(generator.count_params()),
+        "steps": 0 if config.generator else config.generator_steps,
+        "losses": training["history"][-1] if training["history"] else None,
+        "seconds": {"training": training["seconds"], "checks": time.monotonic() - start},
+    }
+    folder.write_results(results)
+    return generator
+
+
+def _recognizer(
+    config: TrainingConfig, dataset: kg.data.ImageDataset, folder: ResultsFolder
+) -> Any:
+    """Outputs of a classifier trained on balanced data, which judges generated images."""
+    epochs = config.recognition_epochs
+    if all(16 <= size <= 31 for size in dataset.image_shape[:2]):
+        # Another network than the classifiers', and a fast one where it fits.
+        config = dataclasses.replace(config, architecture="four_conv", width=32)
+    settings = dataclasses.replace(
+        config,
+        batch_size=_RECOGNITION_BATCH,
+        augmentation="none",
+        epochs=epochs,
+        defer_epoch=epochs,
+        first_decay_epoch=max(epochs * 3 // 5, 1),
+        second_decay_epoch=max(epochs * 17 // 20, 2),
+        warmup_epochs=min(config.warmup_epochs, 1),
+        generator_bank=0,
+    )
+    trainer = ClassifierTrainer(settings, dataset, None, None, folder)
+    method = dataclasses.replace(parse_method("erm"), key="recognition")
+    return trainer.train(method, config.generator_seed, []).logits
+
+
+def _classifiers(
+    config: TrainingConfig,
+    methods: Sequence[Method],
+    splits: kg.data.Splits,
+    generator: keras.Model | None,
+    folder: ResultsFolder,
+    results: dict[str, Any],
+    oracle: tuple[kg.data.ImageDataset, kg.transforms.Transform] | None,
+) -> None:
+    trainer = ClassifierTrainer(config, splits.train, splits.validation, generator, folder, oracle)
+    invariance = splits.test
+    if config.invariance_split == "validation" and splits.validation is not None:
+        invariance = splits.validation
+    elif config.invariance_split == "auto" and splits.invariance is not None:
+        invariance = splits.invariance
+    measurement = Measurement(
+        config,
+        splits.test,
+        invariance,
+        splits.train.class_counts,
+        make_transforms(config.invariance_transforms, generator),
+    )
+    results["images_per_class"] = measurement.images_per_class
+    for seed in config.seeds:
+        for method in methods:
+            entry = results["methods"].setdefault(method.key, {"seeds": {}})
+            if str(seed) in entry["seeds"]:
+                continue
+            trained = trainer.train(method, seed, methods)
+            name = f"{method.key}_seed{seed}"
+            folder.write_table(f"history_{name}.csv", HISTORY_COLUMNS, trained.history)
+            measured = measurement.all(trained, method.logit_scale)
+            folder.save_model(trained.network, f"classifier_{name}")
+            if trained.selected is not None:
+                with trained.selected_weights():
+                    folder.save_model(trained.network, f"classifier_{name}_selected")
+            if config.export:
+                target = folder.models / f"classifier_{name}"
+                made = kg.export.export_classifier(trained.network, target, config.export)
+                for name_of_format, outcome in made.items():
+                    logging.info("export %s: %s", name_of_format, outcome)
+                measured["export"] = {
+                    f: p.name if isinstance(p, Path) else p for f, p in made.items()
+                }
+            entry["seeds"][str(seed)] = measured
+            folder.write_results(results)
+
+
+def finish(config: TrainingConfig, folder: ResultsFolder, results: dict[str, Any]) -> None:
+    """Summary, tables, pictures and report; then the checkpoints go."""
+    # Methods in the order of the command, whatever order the run was interrupted in.
+    results["methods"] = {key: results["methods"][key] for key in config.methods}
+    summarize(results)
+    folder.write_results(results)
+    columns, rows = per_class_rows(results)
+    folder.write_table("per_class.csv", columns, rows)
+    if next(iter(results["methods"][config.methods[0]]["seeds"].values()))["invariance"]:
+        kg.plots.ekld_against_class_size(results, folder.pictures / "ekld_against_class_size.png")
+    kg.plots.accuracy_per_class(results, folder.pictures / "accuracy_per_class.png")
+    write_report(
+        folder.read_results(),
+        folder.path / "report.html",
+        settings=folder.settings,
+        versions=versions(),
+    )
+    folder.clean_up()
+    print_summary(folder.read_results(), str(folder.path))
