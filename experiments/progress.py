@@ -74,6 +74,13 @@ class Progress:
             text = f"{self.label}: {self.done}/{self.total}, {left:.0f} s left {note}"
             logging.info("%s", text.rstrip())
 
+    def show(self, done: int, total: int, note: str = "") -> None:
+        """Reports that `done` of `total` steps are done; the total may have grown."""
+        self.total = total
+        if self._bars is not None:
+            self._bars.update(self._task, total=total)
+        self.advance(done - self.done, note)
+
 
 class ShowProgress(keras.callbacks.Callback):
     """Advances a `Progress` with each batch of `fit`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,15 @@ class LabelledImages:
         if self.images_per_class is not None:
             counts = np.minimum(counts, self.images_per_class)
         return int(counts.sum())
+
+    def content_hash(self) -> str:
+        """SHA-256 (hex) of all labels and pixels, in one pass."""
+        digest = hashlib.sha256()
+        for images, labels, _ in self.blocks(1000):
+            digest.update(repr((images.shape, images.dtype.str)).encode())
+            digest.update(labels.astype("<i8").tobytes())
+            digest.update(np.ascontiguousarray(images).tobytes())
+        return digest.hexdigest()
 
     def blocks(
         self, batch_size: int, classes: np.ndarray | None = None

@@ -22,7 +22,6 @@ from keras_git.transforms.photometric import (
     Saturation,
 )
 
-
 # A standard deviation of much less than a pixel does nothing, however small the image.
 _LEAST_SIDE = 32
 
