@@ -64,7 +64,7 @@ class Config:
         "Networks: small (quickstart) or paper (CIFAR); audit: an audit beside bare predictions.",
         (*_SETTINGS, "audit"),
     )
-    steps: int = option(10, "Steps per repeat.")
+    steps: int = option(10, "Steps per repeat; of an audit, draws per image.")
     repeats: int = option(5, "Repeats; the median counts.")
     output: str | None = option(None, "JSON file for the times; default: print only.")
 
@@ -156,7 +156,7 @@ def _audit(config: Config) -> dict[str, float]:
     transformation of the ladders is timed at its middle strength, its draws, the predictions for
     untransformed images and the sums included; "audit" is all of them at all strengths.
     """
-    images_per_call, draws = 250, 10
+    images_per_call, draws = 250, config.steps
     rng = np.random.default_rng(0)
     # strokes on black, so that no transformation is left out
     images = rng.integers(0, 256, (images_per_call, 32, 32, 3))

@@ -228,7 +228,9 @@ def spearman_trend(class_counts: np.ndarray, values: np.ndarray) -> Trend:
     import scipy.stats
 
     rho, p_value = scipy.stats.spearmanr(sizes, values)
-    rho = min(max(float(rho), -1.0), 1.0)
+    rho = float(rho)
+    if 1 - abs(rho) < 1e-12:  # but for rounding
+        rho = math.copysign(1.0, rho)
     low = high = nan
     if number > 3:
         if abs(rho) == 1:
