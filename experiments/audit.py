@@ -181,9 +181,12 @@ def run(config: Config) -> AuditResult:
             wanted=next((shape for m in models if (shape := input_shape(m))), None),
         )
         transforms = _transforms(config, source)
-        folder.write_config(data=source.name, content_hash=source.content_hash())
+        facts = {"data": source.name, "content_hash": source.content_hash()}
         stored = folder.path / "audit.json"
-        result = AuditResult.from_json(stored) if stored.exists() else None
+        result = None
+        if stored.exists():
+            folder.write_config(**facts)  # the same data as before?
+            result = AuditResult.from_json(stored)
         for index, name in enumerate(names):
             if result is not None and name in [model.name for model in result.models]:
                 logging.info("%s: finished before", name)
@@ -208,6 +211,8 @@ def run(config: Config) -> AuditResult:
                     num_examples=config.examples,
                 )
             result = found if result is None else joined([result, found])
+            # Only now: settings that the audit refuses must not tie the folder to themselves
+            folder.write_config(**facts)
             result.to_json(stored)
         if result is None:
             raise InputError("--model: name at least one .keras file")

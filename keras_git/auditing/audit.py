@@ -440,6 +440,7 @@ class _ModelRun:
         )
         known = source.num_images
         self._batch_size = min(settings.batch_size, known or settings.batch_size)
+        self._appliers: dict[Any, Callable[..., Any]] = {}
         self._evaluations = 0
         per_image = 1 + sum(self._draws(plan) for plan in conditions)
         self._planned = (known or 0) * per_image
@@ -454,7 +455,7 @@ class _ModelRun:
         for images, labels, positions in self._source.blocks(self._batch_size):
             tensor, rows = self._on_device(images)
             original = self._original(tensor, len(labels), positions)
-            self._accuracy.add(labels, ops.convert_to_numpy(original)[: len(labels)])
+            self._accuracy.add(labels, original)
             # All conditions are under way before the first result is waited for
             results = [
                 self._launch(plan, 0, tensor, original, labels[rows], positions[rows])
@@ -637,7 +638,10 @@ class _ModelRun:
             positions[rows].tolist(),
             min(self._draws(plan), _EXAMPLE_DRAWS),
         )
-        apply = compiled(plan.transform.apply, plan.transform.variables)
+        key = plan.transform.function_key
+        if key not in self._appliers:
+            self._appliers[key] = compiled(plan.transform.apply, plan.transform.variables)
+        apply = self._appliers[key]
         best: Example | None = None
         best_score = 0.0
         for draw in range(min(self._draws(plan), _EXAMPLE_DRAWS)):

@@ -15,6 +15,7 @@ from keras import ops
 
 from keras_git import metrics
 from keras_git.auditing.result import Condition, Measurement, Trend
+from keras_git.backend import compiled
 
 _NORMAL_QUANTILE = 1.959963984540054  # of 0.975
 
@@ -252,15 +253,27 @@ class AccuracySums:
         self.num_images = np.zeros(num_classes, np.int64)
         self._correct = np.zeros(num_classes)
         self._bins = np.zeros(())
+        self._calibration = compiled(
+            lambda labels, outputs, weights: metrics.classification.calibration_bins(
+                labels, outputs, sample_weight=weights
+            ),
+            [],
+        )
 
-    def add(self, labels: np.ndarray, log_probabilities: np.ndarray) -> None:
-        """Adds a batch: labels `(B,)`, log-probabilities `(B, C)`."""
-        num_classes = len(self.num_images)
-        correct = log_probabilities.argmax(axis=-1) == labels
+    def add(self, labels: np.ndarray, log_probabilities: Any) -> None:
+        """Adds a batch: labels `(B,)`, log-probabilities `(B or more, C)`; the rest pads.
+
+        Batches of one padded size share one compilation.
+        """
+        num_classes, number = len(self.num_images), len(labels)
+        host = ops.convert_to_numpy(log_probabilities)
+        correct = host[:number].argmax(axis=-1) == labels
         self.num_images += np.bincount(labels, minlength=num_classes)
         self._correct += np.bincount(labels, correct, num_classes)
-        bins = metrics.classification.calibration_bins(labels, log_probabilities)
-        self._bins = self._bins + _host(bins)
+        padded, weights = np.zeros(len(host), np.int32), np.zeros(len(host), np.float32)
+        padded[:number], weights[:number] = labels, 1.0
+        bins = self._calibration(padded, log_probabilities, weights)
+        self._bins = self._bins + ops.convert_to_numpy(bins).astype(np.float64)
 
     @property
     def per_class(self) -> np.ndarray:
@@ -276,8 +289,5 @@ class AccuracySums:
     @property
     def calibration_error(self) -> float:
         """Expected calibration error over 15 bins, 0..1."""
-        return float(_host(metrics.classification.calibration_error(self._bins)))
-
-
-def _host(tensor: Any) -> np.ndarray:
-    return ops.convert_to_numpy(tensor).astype(np.float64)
+        number, confidence, correct = self._bins
+        return float(np.abs(correct - confidence).sum() / number.sum())

@@ -13,6 +13,7 @@ from scipy.special import log_softmax
 
 import keras_git as kg
 from keras_git.auditing import AuditResult
+from keras_git.auditing.audit import _conditions
 from keras_git.errors import InputError
 
 NUM_CLASSES, SIZE = 5, 7
@@ -353,14 +354,39 @@ def test_more_than_a_thousand_classes():
     assert len(result.to_table()) == 1200
 
 
-def test_ladders_that_suit_the_images(model, images):
-    audited = kg.audit(model, (images, LABELS), num_samples=1, num_examples=0)
-    assert set(audited.skipped) == {"saturation", "hue"}
-    found = {m.condition.transform for m in audited.models[0].measurements}
-    assert found == set(kg.transforms.LADDERS) - set(audited.skipped)
-    bright = np.maximum(images, 9)
-    audited = kg.audit(model, (bright, LABELS), num_samples=1, num_examples=0)
-    assert set(audited.skipped) == {"saturation", "hue", "background", "dilation_erosion"}
+def test_ladders_that_suit_the_images(images):
+    planned, skipped = _conditions(None, images)
+    assert set(skipped) == {"saturation", "hue"}
+    assert {p.condition.transform for p in planned} == set(kg.transforms.LADDERS) - set(skipped)
+    _, skipped = _conditions(None, np.maximum(images, 9))
+    assert set(skipped) == {"saturation", "hue", "background", "dilation_erosion"}
+    planned, skipped = _conditions(["background", "hue"], np.maximum(images, 9))
+    assert len(planned) == 3 and set(skipped) == {"hue"}
+    _, skipped = _conditions(None, np.repeat(images, 3, axis=-1))
+    assert not skipped
+
+
+@pytest.mark.slow
+def test_all_ladders(images):
+    colour = np.repeat(images, 3, axis=-1)
+    network = keras.Sequential(
+        [keras.Input(colour.shape[1:]), keras.layers.Flatten(), keras.layers.Dense(NUM_CLASSES)]
+    )
+    result = kg.audit(network, (colour, LABELS), num_samples=4, batch_size=10)
+    assert not result.skipped
+    for measurement in result.models[0].measurements:
+        expected = kg.metrics.expected_kl(
+            network,
+            colour,
+            LABELS,
+            next(
+                p.transform
+                for p in _conditions(None, colour)[0]
+                if p.condition == measurement.condition
+            ),
+            int(measurement.num_samples.max()),
+        )
+        np.testing.assert_allclose(measurement.ekld, expected.ekld, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
