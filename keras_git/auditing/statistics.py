@@ -6,8 +6,9 @@ or draws there were.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -242,6 +243,16 @@ def spearman_trend(class_counts: np.ndarray, values: np.ndarray) -> Trend:
     return Trend(rho, float(p_value), low, high, number)
 
 
+@functools.cache
+def _calibration_function() -> Callable[..., Any]:
+    """Calibration sums of a batch, compiled once for all audits."""
+
+    def sums(labels: Any, outputs: Any, weights: Any) -> Any:
+        return metrics.classification.calibration_bins(labels, outputs, sample_weight=weights)
+
+    return compiled(sums, [])
+
+
 class AccuracySums:
     """Accuracy and calibration on untransformed images, updated batch by batch.
 
@@ -253,12 +264,6 @@ class AccuracySums:
         self.num_images = np.zeros(num_classes, np.int64)
         self._correct = np.zeros(num_classes)
         self._bins = np.zeros(())
-        self._calibration = compiled(
-            lambda labels, outputs, weights: metrics.classification.calibration_bins(
-                labels, outputs, sample_weight=weights
-            ),
-            [],
-        )
 
     def add(self, labels: np.ndarray, log_probabilities: Any) -> None:
         """Adds a batch: labels `(B,)`, log-probabilities `(B or more, C)`; the rest pads.
@@ -272,7 +277,7 @@ class AccuracySums:
         self._correct += np.bincount(labels, correct, num_classes)
         padded, weights = np.zeros(len(host), np.int32), np.zeros(len(host), np.float32)
         padded[:number], weights[:number] = labels, 1.0
-        bins = self._calibration(padded, log_probabilities, weights)
+        bins = _calibration_function()(padded, log_probabilities, weights)
         self._bins = self._bins + ops.convert_to_numpy(bins).astype(np.float64)
 
     @property
