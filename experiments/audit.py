@@ -178,6 +178,7 @@ def run(config: Config) -> AuditResult:
             config.data,
             split=config.split,
             data_dir=config.data_dir,
+            cache_dir=folder.checkpoints,
             wanted=next((shape for m in models if (shape := input_shape(m))), None),
         )
         transforms = _transforms(config, source)

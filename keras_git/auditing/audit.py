@@ -84,6 +84,7 @@ def audit(
     resize: bool | tuple[int, int] | None = None,
     split: str = "test",
     data_dir: str | None = None,
+    cache_dir: str | Path | None = None,
     class_names: Sequence[str] | None = None,
     num_examples: int = 8,
 ) -> AuditResult:
@@ -131,6 +132,8 @@ def audit(
         resize: True to resize images to what the model takes, or (height, width).
         split: split of data that have several: "test", "train", "validation", "invariance".
         data_dir: folder of tensorflow_datasets, or of a relative `.npz` path.
+        cache_dir: where images of a folder or of tensorflow_datasets are kept that do not fit into
+            memory.
         class_names: names of the classes where the data have none.
         num_examples: most pictures of changed predictions per model; 0 for none.
 
@@ -156,7 +159,7 @@ def audit(
     )
     models = _named_models(model, names)
     wanted = next((shape for _, m in models if (shape := input_shape(m))), None)
-    source = open_data(data, split=split, data_dir=data_dir, wanted=wanted)
+    source = open_data(data, split=split, data_dir=data_dir, wanted=wanted, cache_dir=cache_dir)
     source.images_per_class = images_per_class
 
     images, labels, _ = next(source.blocks(min(settings.batch_size, 250)), (None, None, None))
