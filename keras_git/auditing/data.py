@@ -268,7 +268,8 @@ def _of_path(
         # Imported here: only a folder needs Pillow
         from keras_git.data import load_image_folder
 
-        size = tuple(wanted[:2]) if wanted and None not in wanted[:2] else None
+        height, width = (wanted or (None, None))[:2]
+        size = (int(height), int(width)) if height and width else None
         grey = wanted is not None and wanted[2] == 1
         folder = load_image_folder(
             path, image_size=size, colour="grey" if grey else "rgb", cache_dir=cache_dir

@@ -18,6 +18,7 @@ from keras_git import metrics
 from keras_git.auditing.result import Condition, Measurement, Trend
 from keras_git.backend import compiled
 
+_EXACT_CLASSES = 8
 _NORMAL_QUANTILE = 1.959963984540054  # of 0.975
 
 
@@ -207,8 +208,9 @@ def group_means(values: np.ndarray, class_counts: np.ndarray) -> Mapping[str, fl
 def spearman_trend(class_counts: np.ndarray, values: np.ndarray) -> Trend:
     """Spearman's rank correlation of a value per class with the size of the class.
 
-    The p-value is two-sided, from Student's distribution with n - 2 degrees of freedom. The
-    confidence interval is Fisher's z with the variance (1 + rho^2 / 2) / (n - 3).
+    The p-value is two-sided: exact, from all orders, up to eight classes; for more from Student's
+    distribution with n - 2 degrees of freedom, which is too small for few classes. The confidence
+    interval is Fisher's z with the variance (1 + rho^2 / 2) / (n - 3).
 
     Args:
         class_counts: `(C,)`.
@@ -230,6 +232,15 @@ def spearman_trend(class_counts: np.ndarray, values: np.ndarray) -> Trend:
     import scipy.stats
 
     rho, p_value = scipy.stats.spearmanr(sizes, values)
+    if number <= _EXACT_CLASSES:
+        # Equal up to rounding counts as as extreme, hence the tolerance of permutation_test
+        p_value = scipy.stats.permutation_test(
+            (scipy.stats.rankdata(values),),
+            functools.partial(_correlations, scipy.stats.rankdata(sizes)),
+            permutation_type="pairings",
+            n_resamples=math.factorial(number),
+            vectorized=True,
+        ).pvalue
     rho = float(rho)
     if 1 - abs(rho) < 1e-12:  # but for rounding
         rho = math.copysign(1.0, rho)
@@ -251,6 +262,14 @@ def _calibration_function() -> Callable[..., Any]:
         return metrics.classification.calibration_bins(labels, outputs, sample_weight=weights)
 
     return compiled(sums, [])
+
+
+def _correlations(ranks: np.ndarray, others: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Pearson's correlation of one vector with each of many."""
+    centred = ranks - ranks.mean()
+    deviations = others - others.mean(axis=axis, keepdims=True)
+    norms = np.sqrt((centred**2).sum() * (deviations**2).sum(axis=axis))
+    return (centred * deviations).sum(axis=axis) / norms
 
 
 class AccuracySums:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import keras_git as kg
 from keras_git.auditing import open_data
@@ -105,6 +106,28 @@ def test_an_npz_without_test_images_is_taken_whole(tmp_path):
     assert sum(len(labels) for _, labels, _ in source.blocks(10)) == 23
     assert source.class_counts is None
     assert open_data(archive(tmp_path)).class_counts.sum() == 9
+
+
+@pytest.mark.skipif(not hasattr(kg.data, "load_image_folder"), reason="folders cannot be read yet")
+def test_folders(tmp_path):
+    whole, given = tmp_path / "whole", tmp_path / "given"
+    for index, (image, label) in enumerate(zip(IMAGES, LABELS, strict=True)):
+        name = f"class {label} <b>"
+        for folder in (whole / name, given / ("train" if index % 2 else "test") / name):
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[..., 0]).save(folder / f"{index:02}.png")
+    (whole / "class 0 <b>" / "empty.png").touch()
+    source = open_data(whole, wanted=(6, 6, 1))
+    blocks = list(source.blocks(100))
+    assert sorted(blocks[0][0].sum(axis=(1, 2, 3))) == sorted(IMAGES.sum(axis=(1, 2, 3)))
+    assert source.class_counts is None and source.class_names[2] == "class 2 <b>"
+    ((path, _),) = source.notes["unreadable"]
+    assert path.endswith("empty.png")
+    source = open_data(given, wanted=(12, 12, 3))
+    ((images, labels, _),) = source.blocks(100)
+    assert images.shape == (12, 12, 12, 3)
+    np.testing.assert_array_equal(np.bincount(labels), np.bincount(LABELS[::2]))
+    np.testing.assert_array_equal(source.class_counts, np.bincount(LABELS[1::2]))
 
 
 def test_the_audit_of_a_stream_is_that_of_arrays():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
@@ -122,6 +124,20 @@ def test_no_trend(sizes, values):
 
 def test_perfect_trends():
     trend = spearman_trend(np.arange(1, 6), -np.arange(5.0))
-    assert trend.rho == trend.low == trend.high == -1 and trend.p_value < 1e-6
+    assert trend.rho == trend.low == trend.high == -1
+    assert trend.p_value == pytest.approx(2 / 120)  # of 120 orders, two are as extreme
     three = spearman_trend(np.arange(1, 4), np.arange(3.0))
-    assert three.rho == 1 and np.isnan(three.low)
+    assert three.rho == 1 and np.isnan(three.low) and three.p_value == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("number", [4, 6])
+def test_few_classes_have_exact_p_values(number):
+    rng = np.random.default_rng(number)
+    sizes, values = rng.integers(1, 6, number), rng.integers(0, 5, number).astype(float)
+    trend = spearman_trend(sizes, values)
+    orders = np.array(
+        [scipy.stats.spearmanr(sizes, order).statistic for order in itertools.permutations(values)]
+    )
+    # twice that of the smaller side
+    sides = [np.mean(side * orders >= side * trend.rho - 1e-9) for side in (-1, 1)]
+    assert trend.p_value == pytest.approx(min(2 * min(sides), 1))
