@@ -213,11 +213,11 @@ def centre_classifier(batch):
 
 
 def test_a_rotation_invariant_classifier(images):
-    transforms = ["rotation:45:180", "scale:1.5", "horizontal_flip", "shift:2", "brightness:60"]
+    transforms = ["rotation:45:180", "scale:1.5", "shift:2"]
     result = kg.audit(centre_classifier, (images, LABELS), transforms, num_samples=3)
     seen = [0, 1, 2, 4]
     for measurement in result.models[0].measurements:
-        if measurement.condition.transform in ("shift", "brightness"):
+        if measurement.condition.transform == "shift":
             assert np.all(measurement.ekld[seen] > 0.01)
             assert measurement.consistency[seen].mean() < 1
         else:
@@ -262,7 +262,7 @@ def test_probabilities_and_logits(images):
     soft = exact_classifier(softmax=True)
     raw = keras.Sequential([*exact_classifier().layers])
     raw.set_weights(soft.get_weights())
-    options = {"transforms": ["shift:2", "noise:20"], "num_samples": 4, "num_examples": 0}
+    options = {"transforms": ["shift:2"], "num_samples": 4, "num_examples": 0}
     result = kg.audit({"soft": soft, "raw": raw}, (images, LABELS), **options)
     one, other = result.models
     assert (one.outputs, other.outputs) == ("probabilities", "logits")
