@@ -60,9 +60,11 @@ class Config:
     """Settings of a measurement; each is a flag of the same name."""
 
     setting: str = option(
-        "small", "Networks: small (quickstart) or paper (CIFAR).", tuple(_SETTINGS)
+        "small",
+        "Networks: small (quickstart) or paper (CIFAR); audit: an audit beside bare predictions.",
+        (*_SETTINGS, "audit"),
     )
-    steps: int = option(10, "Steps per repeat.")
+    steps: int = option(10, "Steps per repeat; of an audit, draws per image.")
     repeats: int = option(5, "Repeats; the median counts.")
     output: str | None = option(None, "JSON file for the times; default: print only.")
 
@@ -86,6 +88,8 @@ def run(config: Config) -> dict[str, Any]:
     """
     if config.steps < 1 or config.repeats < 1:
         raise InputError("--steps and --repeats: use 1 or more")
+    if config.setting == "audit":
+        return _finished(config, _audit(config), "predict")
     setting = _SETTINGS[config.setting]
     shape, batch = setting["shape"], setting["batch"]
     rng = np.random.default_rng(0)
@@ -142,9 +146,66 @@ def run(config: Config) -> dict[str, Any]:
         "generator step, two domains": _median(munit(2), config),
         "expected_kl, 250 images and one draw": _median(ekld(), config),
     }
-    plain, generator = milliseconds["classifier step"], milliseconds["generator step, one domain"]
+    return _finished(config, milliseconds, "classifier step", "generator step, one domain")
+
+
+def _audit(config: Config) -> dict[str, float]:
+    """Milliseconds per 1,000 images through a ResNet-32 for CIFAR, bare and audited.
+
+    The bare time is that of `model.predict` on as many images in the same batches. Each
+    transformation of the ladders is timed at its middle strength, its draws, the predictions for
+    untransformed images and the sums included; "audit" is all of them at all strengths.
+    """
+    images_per_call, draws = 250, config.steps
+    rng = np.random.default_rng(0)
+    # strokes on black, so that no transformation is left out
+    images = rng.integers(0, 256, (images_per_call, 32, 32, 3))
+    images = np.where(images < 100, 0, images).astype("uint8")
+    labels = rng.integers(0, 10, images_per_call)
+    network = kg.models.resnet((32, 32, 3), 10, 32, mean=[0.5] * 3, std=[0.25] * 3, seed=0)
+    many = np.concatenate([images] * draws).astype("float32")
+
+    def per_thousand(run: Callable[[], Any]) -> float:
+        evaluations = run()  # compiles
+        seconds = []
+        for _ in range(config.repeats):
+            start = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - start)
+        return 1e6 * statistics.median(seconds) / evaluations
+
+    def predict() -> int:
+        return len(network.predict(many, batch_size=images_per_call, verbose=0))
+
+    def audit(transforms: Any) -> Callable[[], int]:
+        def run() -> int:
+            result = kg.audit(
+                network,
+                (images, labels),
+                transforms,
+                num_samples=draws,
+                batch_size=images_per_call,
+                num_examples=0,
+            )
+            return result.models[0].evaluations
+
+        return run
+
+    milliseconds = {"predict": per_thousand(predict)}
+    for name, ladder in kg.transforms.LADDERS.items():
+        rungs = ladder.rungs((32, 32, 3))
+        transform = rungs[len(rungs) // 2].transform
+        milliseconds[name] = per_thousand(audit({name: transform}))
+    milliseconds["audit"] = per_thousand(audit(list(kg.transforms.LADDERS)))
+    return milliseconds
+
+
+def _finished(
+    config: Config, milliseconds: dict[str, float], plain: str, generator: str | None = None
+) -> dict[str, Any]:
+    """Prints and writes times, and their ratios to the entry `plain` (or `generator`)."""
     ratios = {
-        name: value / (generator if name.startswith("generator") else plain)
+        name: value / milliseconds[generator if generator and name[:9] == "generator" else plain]
         for name, value in milliseconds.items()
     }
     print(f"{config.setting}, backend {keras.config.backend()}, milliseconds (ratio)")

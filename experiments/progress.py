@@ -76,6 +76,13 @@ class Progress:
             text = f"{self.label}: {self.done}/{self.total}, {left:.0f} s left {note}"
             logging.info("%s", text.rstrip())
 
+    def show(self, done: int, total: int, note: str = "") -> None:
+        """Reports that `done` of `total` steps are done; the total may have grown."""
+        self.total = total
+        if self._bars is not None:
+            self._bars.update(self._task, total=total)
+        self.advance(done - self.done, note)
+
 
 @contextmanager
 def reports(label: str) -> Iterator[Callable[[int, int], None]]:

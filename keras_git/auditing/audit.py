@@ -84,6 +84,7 @@ def audit(
     resize: bool | tuple[int, int] | None = None,
     split: str = "test",
     data_dir: str | None = None,
+    cache_dir: str | Path | None = None,
     class_names: Sequence[str] | None = None,
     num_examples: int = 8,
 ) -> AuditResult:
@@ -131,6 +132,8 @@ def audit(
         resize: True to resize images to what the model takes, or (height, width).
         split: split of data that have several: "test", "train", "validation", "invariance".
         data_dir: folder of tensorflow_datasets, or of a relative `.npz` path.
+        cache_dir: where images of a folder or of tensorflow_datasets are kept that do not fit into
+            memory.
         class_names: names of the classes where the data have none.
         num_examples: most pictures of changed predictions per model; 0 for none.
 
@@ -156,7 +159,7 @@ def audit(
     )
     models = _named_models(model, names)
     wanted = next((shape for _, m in models if (shape := input_shape(m))), None)
-    source = open_data(data, split=split, data_dir=data_dir, wanted=wanted)
+    source = open_data(data, split=split, data_dir=data_dir, wanted=wanted, cache_dir=cache_dir)
     source.images_per_class = images_per_class
 
     images, labels, _ = next(source.blocks(min(settings.batch_size, 250)), (None, None, None))
@@ -440,6 +443,7 @@ class _ModelRun:
         )
         known = source.num_images
         self._batch_size = min(settings.batch_size, known or settings.batch_size)
+        self._appliers: dict[Any, Callable[..., Any]] = {}
         self._evaluations = 0
         per_image = 1 + sum(self._draws(plan) for plan in conditions)
         self._planned = (known or 0) * per_image
@@ -454,7 +458,7 @@ class _ModelRun:
         for images, labels, positions in self._source.blocks(self._batch_size):
             tensor, rows = self._on_device(images)
             original = self._original(tensor, len(labels), positions)
-            self._accuracy.add(labels, ops.convert_to_numpy(original)[: len(labels)])
+            self._accuracy.add(labels, original)
             # All conditions are under way before the first result is waited for
             results = [
                 self._launch(plan, 0, tensor, original, labels[rows], positions[rows])
@@ -637,7 +641,10 @@ class _ModelRun:
             positions[rows].tolist(),
             min(self._draws(plan), _EXAMPLE_DRAWS),
         )
-        apply = compiled(plan.transform.apply, plan.transform.variables)
+        key = plan.transform.function_key
+        if key not in self._appliers:
+            self._appliers[key] = compiled(plan.transform.apply, plan.transform.variables)
+        apply = self._appliers[key]
         best: Example | None = None
         best_score = 0.0
         for draw in range(min(self._draws(plan), _EXAMPLE_DRAWS)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,15 @@ class LabelledImages:
         if self.images_per_class is not None:
             counts = np.minimum(counts, self.images_per_class)
         return int(counts.sum())
+
+    def content_hash(self) -> str:
+        """SHA-256 (hex) of all labels and pixels, in one pass."""
+        digest = hashlib.sha256()
+        for images, labels, _ in self.blocks(1000):
+            digest.update(repr((images.shape, images.dtype.str)).encode())
+            digest.update(labels.astype("<i8").tobytes())
+            digest.update(np.ascontiguousarray(images).tobytes())
+        return digest.hexdigest()
 
     def blocks(
         self, batch_size: int, classes: np.ndarray | None = None
@@ -247,26 +257,33 @@ def _all_parts(splits: Splits) -> list[ImageDataset]:
 
 
 def _of_path(
-    data: str, split: str, data_dir: str | None, wanted: tuple[int | None, ...] | None
+    data: str,
+    split: str,
+    data_dir: str | None,
+    wanted: tuple[int | None, ...] | None,
+    cache_dir: str | Path | None,
 ) -> LabelledImages:
     path = Path(data).expanduser()
     if path.is_dir():
         # Imported here: only a folder needs Pillow
         from keras_git.data import load_image_folder
 
-        size = tuple(wanted[:2]) if wanted and None not in wanted[:2] else None
+        height, width = (wanted or (None, None))[:2]
+        size = (int(height), int(width)) if height and width else None
         grey = wanted is not None and wanted[2] == 1
-        folder = load_image_folder(path, image_size=size, colour="grey" if grey else "rgb")
+        folder = load_image_folder(
+            path, image_size=size, colour="grey" if grey else "rgb", cache_dir=cache_dir
+        )
         notes = {"unreadable": [list(entry) for entry in folder.unreadable]}
         name = path.resolve().name
-        if (path / "test").is_dir():
+        if (path / "train").is_dir() and (path / "test").is_dir():
             part = getattr(folder.splits, split, None)
             if part is None:
                 raise InputError(f"folder {path} has no {split} images")
             return _of_datasets([part], folder.splits.train, name, **notes)
         # Nobody has said which images are for testing: all are audited
         return _of_datasets(_all_parts(folder.splits), None, name, **notes)
-    splits = load(data, data_dir=data_dir)
+    splits = load(data, data_dir=data_dir, cache_dir=cache_dir)
     if data.endswith(".npz") and not _has_test_images(path, data_dir):
         return _of_datasets(_all_parts(splits), None, splits.test.name)
     return _of_splits(splits, split)
@@ -328,6 +345,7 @@ def open_data(
     split: str = "test",
     data_dir: str | None = None,
     wanted: tuple[int | None, ...] | None = None,
+    cache_dir: str | Path | None = None,
 ) -> LabelledImages:
     """Opens any source of labelled images.
 
@@ -341,6 +359,8 @@ def open_data(
         data_dir: folder of tensorflow_datasets, or of a relative `.npz` path.
         wanted: (height, width, channels) that the classifier takes; decides how the files of a
             folder are read.
+        cache_dir: where images of a folder or of tensorflow_datasets are kept that do not fit into
+            memory.
 
     Returns:
         The images. Labels are 0 or more; images are grey levels 0..255.
@@ -357,7 +377,7 @@ def open_data(
     if isinstance(data, Splits):
         return _of_splits(data, split)
     if isinstance(data, (str, Path)):
-        return _of_path(str(data), split, data_dir, wanted)
+        return _of_path(str(data), split, data_dir, wanted, cache_dir)
     if isinstance(data, keras.utils.PyDataset):
         return _of_pydataset(data)
     if hasattr(data, "element_spec") and hasattr(data, "cardinality"):

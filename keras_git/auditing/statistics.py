@@ -6,8 +6,9 @@ or draws there were.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from keras import ops
 
 from keras_git import metrics
 from keras_git.auditing.result import Condition, Measurement, Trend
+from keras_git.backend import compiled
 
+_EXACT_CLASSES = 8
 _NORMAL_QUANTILE = 1.959963984540054  # of 0.975
 
 
@@ -205,8 +208,9 @@ def group_means(values: np.ndarray, class_counts: np.ndarray) -> Mapping[str, fl
 def spearman_trend(class_counts: np.ndarray, values: np.ndarray) -> Trend:
     """Spearman's rank correlation of a value per class with the size of the class.
 
-    The p-value is two-sided, from Student's distribution with n - 2 degrees of freedom. The
-    confidence interval is Fisher's z with the variance (1 + rho^2 / 2) / (n - 3).
+    The p-value is two-sided: exact, from all orders, up to eight classes; for more from Student's
+    distribution with n - 2 degrees of freedom, which is too small for few classes. The confidence
+    interval is Fisher's z with the variance (1 + rho^2 / 2) / (n - 3).
 
     Args:
         class_counts: `(C,)`.
@@ -228,7 +232,18 @@ def spearman_trend(class_counts: np.ndarray, values: np.ndarray) -> Trend:
     import scipy.stats
 
     rho, p_value = scipy.stats.spearmanr(sizes, values)
-    rho = min(max(float(rho), -1.0), 1.0)
+    if number <= _EXACT_CLASSES:
+        # Equal up to rounding counts as as extreme, hence the tolerance of permutation_test
+        p_value = scipy.stats.permutation_test(
+            (scipy.stats.rankdata(values),),
+            functools.partial(_correlations, scipy.stats.rankdata(sizes)),
+            permutation_type="pairings",
+            n_resamples=math.factorial(number),
+            vectorized=True,
+        ).pvalue
+    rho = float(rho)
+    if 1 - abs(rho) < 1e-12:  # but for rounding
+        rho = math.copysign(1.0, rho)
     low = high = nan
     if number > 3:
         if abs(rho) == 1:
@@ -237,6 +252,24 @@ def spearman_trend(class_counts: np.ndarray, values: np.ndarray) -> Trend:
             width = _NORMAL_QUANTILE * math.sqrt((1 + rho**2 / 2) / (number - 3))
             low, high = (math.tanh(math.atanh(rho) + side * width) for side in (-1, 1))
     return Trend(rho, float(p_value), low, high, number)
+
+
+@functools.cache
+def _calibration_function() -> Callable[..., Any]:
+    """Calibration sums of a batch, compiled once for all audits."""
+
+    def sums(labels: Any, outputs: Any, weights: Any) -> Any:
+        return metrics.classification.calibration_bins(labels, outputs, sample_weight=weights)
+
+    return compiled(sums, [])
+
+
+def _correlations(ranks: np.ndarray, others: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Pearson's correlation of one vector with each of many."""
+    centred = ranks - ranks.mean()
+    deviations = others - others.mean(axis=axis, keepdims=True)
+    norms = np.sqrt((centred**2).sum() * (deviations**2).sum(axis=axis))
+    return (centred * deviations).sum(axis=axis) / norms
 
 
 class AccuracySums:
@@ -251,14 +284,20 @@ class AccuracySums:
         self._correct = np.zeros(num_classes)
         self._bins = np.zeros(())
 
-    def add(self, labels: np.ndarray, log_probabilities: np.ndarray) -> None:
-        """Adds a batch: labels `(B,)`, log-probabilities `(B, C)`."""
-        num_classes = len(self.num_images)
-        correct = log_probabilities.argmax(axis=-1) == labels
+    def add(self, labels: np.ndarray, log_probabilities: Any) -> None:
+        """Adds a batch: labels `(B,)`, log-probabilities `(B or more, C)`; the rest pads.
+
+        Batches of one padded size share one compilation.
+        """
+        num_classes, number = len(self.num_images), len(labels)
+        host = ops.convert_to_numpy(log_probabilities)
+        correct = host[:number].argmax(axis=-1) == labels
         self.num_images += np.bincount(labels, minlength=num_classes)
         self._correct += np.bincount(labels, correct, num_classes)
-        bins = metrics.classification.calibration_bins(labels, log_probabilities)
-        self._bins = self._bins + _host(bins)
+        padded, weights = np.zeros(len(host), np.int32), np.zeros(len(host), np.float32)
+        padded[:number], weights[:number] = labels, 1.0
+        bins = _calibration_function()(padded, log_probabilities, weights)
+        self._bins = self._bins + ops.convert_to_numpy(bins).astype(np.float64)
 
     @property
     def per_class(self) -> np.ndarray:
@@ -274,8 +313,5 @@ class AccuracySums:
     @property
     def calibration_error(self) -> float:
         """Expected calibration error over 15 bins, 0..1."""
-        return float(_host(metrics.classification.calibration_error(self._bins)))
-
-
-def _host(tensor: Any) -> np.ndarray:
-    return ops.convert_to_numpy(tensor).astype(np.float64)
+        number, confidence, correct = self._bins
+        return float(np.abs(correct - confidence).sum() / number.sum())

@@ -1,0 +1,435 @@
+"""The audit against plain, slow computations and against models whose invariance is known."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from scipy.special import log_softmax
+
+import keras_git as kg
+from keras_git.auditing import AuditResult
+from keras_git.auditing.audit import _conditions
+from keras_git.errors import InputError
+
+NUM_CLASSES, SIZE = 5, 7
+LABELS = np.array([0] * 6 + [1] * 5 + [2] * 4 + [4] * 2)
+COUNTS = [300, 90, 30, 10, 4]
+
+
+def exact_classifier(softmax: bool = False) -> keras.Model:
+    """Logits up to +-60 that float32 holds exactly for whole grey levels."""
+    rng = np.random.default_rng(3)
+    kernel = rng.integers(-10, 11, (SIZE * SIZE, NUM_CLASSES)).astype(np.float32) / 256
+    layers = [keras.Input((SIZE, SIZE, 1)), keras.layers.Flatten()]
+    activation = "softmax" if softmax else None
+    layers.append(keras.layers.Dense(NUM_CLASSES, activation, use_bias=False))
+    model = keras.Sequential(layers, name="exact")
+    model.set_weights([kernel * (0.05 if softmax else 1)])
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return exact_classifier()
+
+
+@pytest.fixture(scope="module")
+def images():
+    images = np.random.default_rng(0).integers(0, 256, (len(LABELS), SIZE, SIZE, 1))
+    return np.where(images < 100, 0, images).astype(np.uint8)
+
+
+def shifted(image, down, right):
+    """By whole pixels, zeros coming in."""
+    moved = np.zeros_like(image)
+    for row, column in np.ndindex(SIZE, SIZE):
+        if 0 <= row - down < SIZE and 0 <= column - right < SIZE:
+            moved[row, column] = image[row - down, column - right]
+    return moved
+
+
+def by_hand(model, images, max_pixels, num_samples, seed):
+    """Divergence, consistency and correctness, (images, draws), in float64."""
+    kernel = model.get_weights()[0].astype(float)
+
+    def log_p(image):
+        return log_softmax(image.reshape(-1).astype(float) @ kernel)
+
+    values = np.zeros((3, len(images), num_samples))
+    for position, (image, label) in enumerate(zip(images, LABELS, strict=True)):
+        rng = np.random.default_rng([seed, position])
+        drawn = rng.integers(-max_pixels, max_pixels, (num_samples, 2), endpoint=True)
+        original = log_p(image)
+        for draw, (down, right) in enumerate(drawn):
+            moved = log_p(shifted(image, down, right))
+            values[:, position, draw] = (
+                (np.exp(original) * (original - moved)).sum(),
+                original.argmax() == moved.argmax(),
+                moved.argmax() == label,
+            )
+    return values
+
+
+@pytest.fixture(scope="module")
+def result(model, images):
+    return kg.audit(
+        model,
+        (images, LABELS),
+        ["shift:1:3", "horizontal_flip", "identity"],
+        class_counts=COUNTS,
+        num_samples=6,
+        batch_size=7,
+        seed=5,
+    )
+
+
+def test_equals_a_plain_computation(model, images, result):
+    logits = images.reshape(len(images), -1).astype(float) @ model.get_weights()[0]
+    assert 50 < np.abs(logits).max() < 80
+    (audited,) = result.models
+    assert [m.condition.label for m in audited.measurements] == [
+        "shift, up to 1 pixels",
+        "shift, up to 3 pixels",
+        "horizontal flip",
+        "identity",
+    ]
+    for measurement, pixels in zip(audited.measurements, (1, 3), strict=False):
+        values = by_hand(model, images, pixels, 6, 5)
+        for label in range(NUM_CLASSES):
+            own = values[:, label == LABELS]
+            count = own.shape[1]
+            if not count:
+                assert np.isnan(measurement.ekld[label])
+                assert np.isnan(measurement.accuracy_standard_error[label])
+                continue
+            within = own[0].var(axis=1, ddof=1).mean()
+            errors = own.mean(axis=2).std(axis=1, ddof=1) / np.sqrt(count)
+            for name, mean, error in zip(
+                ("ekld", "consistency", "accuracy"), own.mean(axis=(1, 2)), errors, strict=True
+            ):
+                for field, expected in ((name, mean), (f"{name}_standard_error", error)):
+                    actual = getattr(measurement, field)[label]
+                    assert actual == pytest.approx(expected, rel=1e-5, abs=1e-5), field
+            sampling = measurement.ekld_sampling_error[label]
+            assert sampling == pytest.approx(np.sqrt(within / count / 6), rel=1e-4, abs=1e-5)
+        np.testing.assert_array_equal(measurement.num_samples, [6, 6, 6, 0, 6])
+    flip, identity = audited.measurements[2:]
+    np.testing.assert_array_equal(flip.num_samples, [1, 1, 1, 0, 1])  # draws would be the same
+    np.testing.assert_array_equal(flip.ekld_sampling_error[[0, 1, 2, 4]], 0)
+    np.testing.assert_array_equal(identity.ekld[[0, 1, 2, 4]], 0)
+    correct = logits.argmax(1) == LABELS
+    assert audited.accuracy == pytest.approx(correct.mean())
+    per_class = [correct[label == LABELS].mean() for label in (0, 1, 2, 4)]
+    np.testing.assert_allclose(audited.per_class_accuracy[[0, 1, 2, 4]], per_class)
+    assert audited.balanced_accuracy == pytest.approx(np.mean(per_class))
+    expected = kg.metrics.expected_calibration_error(LABELS, logits.astype(np.float32))
+    assert audited.expected_calibration_error == pytest.approx(expected, abs=1e-6)
+    assert audited.evaluations == len(LABELS) * (1 + 6 + 6 + 1 + 1)
+    assert audited.evaluations_saved == 0 and audited.outputs == "logits"
+    assert audited.parameters == SIZE * SIZE * NUM_CLASSES
+    np.testing.assert_array_equal(result.num_images, np.bincount(LABELS))
+
+
+def test_is_expected_kl(model, images, result):
+    expected = kg.metrics.expected_kl(
+        model, images, LABELS, kg.transforms.Shift(3), 6, batch_size=4, seed=5
+    )
+    measurement = result.models[0].measurements[1]
+    np.testing.assert_allclose(measurement.ekld, expected.ekld, rtol=1e-6)
+    np.testing.assert_allclose(
+        measurement.ekld_standard_error, expected.ekld_standard_error, rtol=1e-6
+    )
+    np.testing.assert_allclose(measurement.consistency, expected.consistency)
+
+
+def test_groups_and_trend(result):
+    measurement = result.models[0].measurements[0]
+    groups = measurement.groups  # many > 100, few < 20; class 3 has no images
+    assert groups["many"]["ekld"] == pytest.approx(measurement.ekld[0])
+    assert groups["medium"]["accuracy"] == pytest.approx(measurement.accuracy[[1, 2]].mean())
+    assert groups["few"]["consistency"] == pytest.approx(measurement.consistency[4])
+    assert measurement.trend.num_classes == 4
+    assert set(result.models[0].group_accuracy) == {"many", "medium", "few"}
+
+
+def test_examples_show_changed_predictions(model, images, result):
+    audited = result.models[0]
+    assert 0 < len(audited.examples) <= 8
+    for example in audited.examples:
+        assert example.prediction != example.transformed_prediction
+        assert any(
+            np.array_equal(example.image, image) for image in images[example.label == LABELS]
+        )
+        for image, prediction, confidence in (
+            (example.image, example.prediction, example.confidence),
+            (
+                example.transformed,
+                example.transformed_prediction,
+                example.transformed_confidence,
+            ),
+        ):
+            logits = ops.convert_to_numpy(model(image[None].astype(np.float32)))[0].astype(float)
+            assert logits.argmax() == prediction
+            assert np.exp(log_softmax(logits).max()) == pytest.approx(confidence, abs=1e-4)
+
+
+def test_round_trip(result, tmp_path):
+    path = result.to_json(tmp_path / "audit.json")
+    again = AuditResult.from_json(path)
+    json.loads(path.read_text(), parse_constant=pytest.fail)  # NaN is not JSON
+    np.testing.assert_equal(again.to_table(), result.to_table())
+    for field in ("class_names", "data", "skipped", "settings", "versions", "seconds"):
+        assert getattr(again, field) == getattr(result, field)
+    first, second = again.models[0], result.models[0]
+    assert first.measurements[0].groups == second.measurements[0].groups
+    assert first.measurements[0].trend == second.measurements[0].trend
+    assert first.accuracy_trend == second.accuracy_trend
+    np.testing.assert_array_equal(again.class_counts, result.class_counts)
+    for one, other in zip(first.examples, second.examples, strict=True):
+        np.testing.assert_array_equal(one.transformed, other.transformed)
+        np.testing.assert_array_equal(one.image, other.image)
+        assert one.condition == other.condition and one.confidence == other.confidence
+    with open(result.to_csv(tmp_path / "audit.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * NUM_CLASSES
+    assert rows[3]["ekld"] == "" and rows[3]["class_count"] == "10"
+    assert float(rows[0]["ekld"]) == result.models[0].measurements[0].ekld[0]
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    (tmp_path / "no.json").write_text('{"format_version": 1, "models": 3}')
+    for name, message in (("no.json", "not the JSON file"), ("absent.json", "cannot be read")):
+        with pytest.raises(InputError, match=message):
+            AuditResult.from_json(tmp_path / name)
+
+
+def centre_classifier(batch):
+    """Sees the middle pixel alone, which a rotation leaves in its place."""
+    centre = batch[:, SIZE // 2, SIZE // 2] / 64.0
+    return ops.concatenate([centre * k for k in range(NUM_CLASSES)], axis=-1)
+
+
+def test_a_rotation_invariant_classifier(images):
+    transforms = ["rotation:45:180", "scale:1.5", "shift:2"]
+    result = kg.audit(centre_classifier, (images, LABELS), transforms, num_samples=3)
+    seen = [0, 1, 2, 4]
+    for measurement in result.models[0].measurements:
+        if measurement.condition.transform == "shift":
+            assert np.all(measurement.ekld[seen] > 0.01)
+            assert measurement.consistency[seen].mean() < 1
+        else:
+            np.testing.assert_array_equal(measurement.ekld[seen], 0)
+            np.testing.assert_array_equal(measurement.consistency[seen], 1)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_planted_dependence_on_class_size(sign):
+    """The corner says the class, the middle pixel disturbs it, some classes more than others."""
+    counts = np.array([1000, 400, 150, 60, 25, 9])
+    disturbed = np.argsort(np.argsort(sign * counts)) + 1.0
+
+    def planted(batch):
+        label = ops.cast(ops.round(batch[:, 0, 0, 0] / 10.0), "int32")
+        strength = ops.take(ops.convert_to_tensor(disturbed.astype(np.float32)), label)
+        moved = strength * batch[:, 2, 2, 0] / 255.0
+        own, following = (ops.one_hot(label + k, 7, dtype="float32") for k in (0, 1))
+        return 4.0 * own + ops.expand_dims(moved, 1) * following
+
+    nuisance = kg.transforms.FunctionTransform(
+        lambda images, parameters: (
+            images
+            + ops.reshape(parameters["level"], (-1, 1, 1, 1))
+            * ops.reshape(ops.one_hot(12, 25, dtype="float32"), (1, 5, 5, 1))
+        ),
+        "middle",
+        lambda number, rng: {"level": rng.uniform(0, 255, number)},
+    )
+    labels = np.repeat(np.arange(6), 8)
+    images = np.zeros((48, 5, 5, 1), np.uint8)
+    images[:, 0, 0, 0] = 10 * labels
+    result = kg.audit(
+        planted, (images, labels), [nuisance], class_counts=[*counts, 1], num_samples=20
+    )
+    trend = result.models[0].measurements[0].trend
+    assert trend.rho == pytest.approx(sign, abs=1e-6) and trend.p_value < 0.01
+    assert trend.num_classes == 6
+
+
+def test_probabilities_and_logits(images):
+    soft = exact_classifier(softmax=True)
+    raw = keras.Sequential([*exact_classifier().layers])
+    raw.set_weights(soft.get_weights())
+    options = {"transforms": ["shift:2"], "num_samples": 4, "num_examples": 0}
+    result = kg.audit({"soft": soft, "raw": raw}, (images, LABELS), **options)
+    one, other = result.models
+    assert (one.outputs, other.outputs) == ("probabilities", "logits")
+    assert (one.name, other.name) == ("soft", "raw")
+    for first, second in zip(one.measurements, other.measurements, strict=True):
+        np.testing.assert_allclose(first.ekld, second.ekld, rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(first.consistency, second.consistency)
+
+
+def test_models_side_by_side_share_their_draws(model, images, result):
+    both = kg.audit(
+        [model, model],
+        (images, LABELS),
+        ["shift:1"],
+        class_counts=COUNTS,
+        num_samples=6,
+        batch_size=17,
+        seed=5,
+        num_examples=0,
+    )
+    assert [m.name for m in both.models] == ["exact", "exact (2)"]
+    for audited in both.models:
+        np.testing.assert_allclose(
+            audited.measurements[0].ekld, result.models[0].measurements[0].ekld, rtol=1e-5
+        )
+
+
+def test_strengths_share_one_compilation(images):
+    traced = []
+
+    def counting(batch):
+        traced.append(1)
+        return batch
+
+    network, counts = exact_classifier(), []
+    for strengths in ("rotation:10", "rotation:20:30:40", "rotation:50"):
+        options = {"num_samples": 2, "num_examples": 0, "batch_size": 8}
+        kg.audit(network, (images, LABELS), [strengths], preprocess=counting, **options)
+        counts.append(len(traced))
+    if keras.config.backend() != "torch":
+        # later audits only look at the outputs once more
+        assert counts[2] - counts[1] == counts[1] - counts[0] == 1
+
+
+def test_precision_draws_for_the_classes_that_need_it(model, images):
+    options = {"transforms": ["shift:1", "horizontal_flip"], "batch_size": 7, "num_samples": 3}
+    plain = kg.audit(model, (images, LABELS), **options).models[0]
+    errors = plain.measurements[0].ekld_sampling_error
+    target = float(np.nanmedian(errors)) * 0.8
+    steps = []
+    audited = kg.audit(
+        model,
+        (images, LABELS),
+        precision=target,
+        max_samples=40,
+        progress=lambda done, planned, text: steps.append((done, planned)),
+        **options,
+    ).models[0]
+    shift, flip = audited.measurements
+    seen = [0, 1, 2, 4]
+    enough = shift.ekld_sampling_error <= target
+    assert np.all(enough[seen] | (shift.num_samples[seen] == 40))
+    assert shift.num_samples[seen].max() > shift.num_samples[seen].min() >= 3
+    np.testing.assert_array_equal(flip.num_samples, [1, 1, 1, 0, 1])
+    counts = np.bincount(LABELS)
+    most = shift.num_samples.max()
+    assert audited.evaluations_saved == (counts * (most - shift.num_samples)).sum()
+    assert steps[-1][0] == audited.evaluations <= steps[-1][1]
+    assert all(done <= planned for done, planned in steps)
+    # the first rounds are those of the plain audit, and the truth is between
+    truth = by_hand(model, images, 1, 400, 9)[0]
+    for label in seen:
+        own = truth[label == LABELS]
+        error = shift.ekld_sampling_error[label] + own.std(1, ddof=1).mean() / 400**0.5
+        assert abs(shift.ekld[label] - own.mean()) < 5 * error
+
+
+def test_more_than_a_thousand_classes():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 4, 4, 1)).astype(np.uint8)
+    labels = rng.integers(0, 1200, 60)
+    network = keras.Sequential(
+        [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1200)]
+    )
+    result = kg.audit(network, (images, labels), ["horizontal_flip"], num_examples=1)
+    (measurement,) = result.models[0].measurements
+    seen = np.bincount(labels, minlength=1200) > 0
+    assert np.isfinite(measurement.ekld[seen]).all() and np.isnan(measurement.ekld[~seen]).all()
+    assert len(result.to_table()) == 1200
+
+
+def test_ladders_that_suit_the_images(images):
+    planned, skipped = _conditions(None, images)
+    assert set(skipped) == {"saturation", "hue"}
+    assert {p.condition.transform for p in planned} == set(kg.transforms.LADDERS) - set(skipped)
+    _, skipped = _conditions(None, np.maximum(images, 9))
+    assert set(skipped) == {"saturation", "hue", "background", "dilation_erosion"}
+    planned, skipped = _conditions(["background", "hue"], np.maximum(images, 9))
+    assert len(planned) == 3 and set(skipped) == {"hue"}
+    _, skipped = _conditions(None, np.repeat(images, 3, axis=-1))
+    assert not skipped
+
+
+@pytest.mark.slow
+def test_all_ladders(images):
+    colour = np.repeat(images, 3, axis=-1)
+    network = keras.Sequential(
+        [keras.Input(colour.shape[1:]), keras.layers.Flatten(), keras.layers.Dense(NUM_CLASSES)]
+    )
+    result = kg.audit(network, (colour, LABELS), num_samples=4, batch_size=10)
+    assert not result.skipped
+    for measurement in result.models[0].measurements:
+        expected = kg.metrics.expected_kl(
+            network,
+            colour,
+            LABELS,
+            next(
+                p.transform
+                for p in _conditions(None, colour)[0]
+                if p.condition == measurement.condition
+            ),
+            int(measurement.num_samples.max()),
+        )
+        np.testing.assert_allclose(measurement.ekld, expected.ekld, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"transforms": ["shear"]}, "'shear' is unknown; use one of rotation"),
+        ({"transforms": ["rotation:x"]}, "write the strengths as numbers"),
+        ({"transforms": ["rotation:200"]}, "0 to 180"),
+        ({"transforms": ["hue"]}, "no transformation to measure .hue: the images have no colour"),
+        ({"transforms": []}, "none was given"),
+        ({"transforms": ["identity", "identity"]}, "given twice"),
+        ({"transforms": [3]}, "instance of Transform"),
+        (
+            {"transforms": [kg.transforms.FunctionTransform(lambda x: x + None, "broken")]},
+            "'broken' fails",
+        ),
+        (
+            {"transforms": {"nan": kg.transforms.FunctionTransform(lambda x: x * float("nan"))}},
+            "NaN",
+        ),
+        ({"class_counts": [1, 2, 3]}, "class_counts has shape .3,. for 5 classes"),
+        ({"class_counts": [1, 2, 3, 4, -5]}, "0 or more"),
+        ({"class_names": ["a"]}, "1 class names for 5 classes"),
+        ({"num_samples": 0}, "num_samples"),
+        ({"images_per_class": 0}, "images_per_class"),
+        ({"seed": -1}, "seed"),
+        ({"precision": 0}, "above 0"),
+        ({"precision": 0.1, "num_samples": 1}, "2 or more"),
+        ({"precision": 0.1, "max_samples": 4}, "at least num_samples"),
+        ({"names": ["a", "b"]}, "give one each"),
+        ({"preprocess": ["none", "0_1"]}, "2 entries for 1 models"),
+        ({"preprocess": "0-1"}, "use a function or one of none"),
+        ({"outputs": "softmax"}, "auto, logits"),
+        ({"split": "dev"}, "split"),
+        ({"model": []}, "at least one"),
+        ({"model": 3}, "a Keras model, a function or a path"),
+        ({"model": "model.h5"}, "a .keras file"),
+        ({"model": "absent.keras"}, "no such file"),
+        ({"data": None}, "NoneType"),
+    ],
+)
+def test_bad_input(model, images, change, message):
+    arguments = {"model": model, "data": (images, LABELS), "transforms": ["shift"], **change}
+    with pytest.raises(InputError, match=message) as raised:
+        kg.audit(**arguments)
+    assert "\n" not in str(raised.value)
