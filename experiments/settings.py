@@ -137,7 +137,9 @@ class LongTailConfig(TrainingConfig):
         ("exponential", "step", "zipf", "balanced", "counts", "as_is"),
     )
     class_counts: tuple[int, ...] = option((), "Images of each class, for --profile=counts.")
-    imbalance_ratio: float | None = option(None, "Size of the largest class over the smallest.")
+    imbalance_ratio: float | None = option(
+        None, "Size of the largest class over the smallest; default: 100, or by --smallest_class."
+    )
     largest_class: int | None = option(None, "Images of the largest class; default: the mean.")
     smallest_class: int | None = option(None, "Images of the smallest class, or the ratio.")
     zipf_exponent: float | None = option(None, "Exponent of the zipf profile.")

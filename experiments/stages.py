@@ -29,16 +29,21 @@ from experiments.settings import AnyConfig, LongTailConfig, TrainingConfig, deci
 from experiments.summary import per_class_rows, print_summary, summarize
 
 _JUDGED_PER_CLASS = 20
+_IMBALANCE_RATIO = 100.0  # the field's usual one, where nothing else is said
 _RECOGNITION_BATCH = 64
 
 
 def class_sizes(config: LongTailConfig, num_classes: int, largest: int) -> np.ndarray:
     """Images of each class; `largest` is the size of the largest one if nothing sets it."""
+    imbalance_ratio = config.imbalance_ratio
+    falls = config.profile in ("exponential", "step")
+    if falls and imbalance_ratio is None and config.smallest_class is None:
+        imbalance_ratio = _IMBALANCE_RATIO
     return kg.data.class_sizes(
         config.profile,
         num_classes,
         config.largest_class or largest,
-        imbalance_ratio=config.imbalance_ratio,
+        imbalance_ratio=imbalance_ratio,
         smallest=config.smallest_class,
         alpha=config.zipf_exponent,
         counts=config.class_counts or None,
