@@ -22,6 +22,11 @@ from experiments.results_folder import ResultsFolder
 from keras_git import backend
 from keras_git.errors import InputError
 
+_AUGMENTATIONS = {
+    "none": None,
+    "flip": kg.data.RandomCropFlip(crop=False),
+    "crop_flip": kg.data.RandomCropFlip(),
+}
 HISTORY_COLUMNS = (
     "epoch",
     "learning_rate",
@@ -236,9 +241,6 @@ class ClassifierTrainer:
 
     def _stream(self, method: Method, seed: int) -> kg.data.Stream:
         config = self.config
-        augmentation = None
-        if config.augmentation != "none":
-            augmentation = kg.data.RandomCropFlip(crop=config.augmentation == "crop_flip")
         dataset, transform = self.dataset, None
         if method.oracle and self.oracle is not None:
             dataset, transform = self.oracle
@@ -246,7 +248,7 @@ class ClassifierTrainer:
             dataset,
             method.sampler(self.dataset.labels, seed, config.defer_epoch),
             config.batch_size,
-            augmentation=augmentation,
+            augmentation=_AUGMENTATIONS[config.augmentation],
             seed=seed,
             drop_remainder=config.drop_remainder,
             transform=transform,
@@ -258,23 +260,27 @@ class ClassifierTrainer:
         sampler = job.method.sampler(dataset.labels, seed, config.defer_epoch)
         if config.generator_bank:
             bank = self._bank_of_images()
-            dataset, sampler = bank.dataset, bank.sampler(sampler, seed)
-        flip = config.augmentation != "none"
+            keep = self._keep_probability() if config.rejected == "source" else None
+            dataset, sampler = bank.dataset, bank.sampler(sampler, seed, keep)
+        augmentation = config.source_augmentation
+        if augmentation is None:
+            augmentation = "none" if config.augmentation == "none" else "flip"
         return kg.data.Stream(
             dataset,
             sampler,
             max(int(config.generated_fraction * config.batch_size), 1),
-            augmentation=kg.data.RandomCropFlip(crop=False) if flip else None,
+            augmentation=_AUGMENTATIONS[augmentation],
             seed=seed,
             drop_remainder=True,
         )
 
+    def _keep_probability(self) -> np.ndarray:
+        counts, threshold = self.dataset.class_counts, self.config.keep_threshold
+        return kg.training.keep_probability(counts, threshold)
+
     def _bank_of_images(self) -> kg.training.GeneratorBank:
         if self._bank is None:
-            keep = kg.training.keep_probability(
-                self.dataset.class_counts, self.config.keep_threshold
-            )
-            skip = keep == 0
+            skip = self._keep_probability() == 0
             with reports("generator bank") as progress:
                 self._bank = kg.training.generator_bank(
                     self.generator,
@@ -302,12 +308,15 @@ class ClassifierTrainer:
             elif self.generator is None:
                 model = kg.training.Classifier(network, class_weights=weights)
             else:
+                # The draws from a bank decide themselves what stands for an image not kept.
+                decided = config.generator_bank and config.rejected == "source"
                 model = kg.training.GITClassifier(
                     network,
                     None if config.generator_bank else self.generator,
                     class_counts=self.dataset.class_counts,
                     generated_fraction=config.generated_fraction,
-                    keep_threshold=config.keep_threshold,
+                    keep_threshold=None if decided else config.keep_threshold,
+                    rejected=config.rejected,
                     class_weights=weights,
                 )
             stream = self._stream(method, 0)
@@ -339,7 +348,7 @@ class ClassifierTrainer:
         make_optimizer(self.config, stream.steps_per_epoch)
         method.make_loss(self.dataset.class_counts)
         if method.generates:
-            kg.training.keep_probability(self.dataset.class_counts, self.config.keep_threshold)
+            self._keep_probability()
 
     def _reset(self, job: _Job) -> None:
         """Sets a model back to the start of a training with this seed."""

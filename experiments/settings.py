@@ -60,6 +60,18 @@ class TrainingConfig:
     keep_threshold: int | None = option(
         None, "Class size from which on no generated image is kept; default: keep all."
     )
+    rejected: str = option(
+        "batch",
+        "What stands for a generated image that is not kept: another image of the batch, as in "
+        "the paper's program, or the source image itself, which leaves the classes balanced.",
+        kg.training.REJECTED,
+    )
+    source_augmentation: str | None = option(
+        None,
+        "Augmentation of the images to generate from, or of those of the bank; default: flip, "
+        "or none with --augmentation=none.",
+        ("none", "flip", "crop_flip"),
+    )
     generator_bank: int = option(0, "Variants per image generated beforehand; 0: fresh each step.")
 
     # Generator

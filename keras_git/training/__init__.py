@@ -5,6 +5,7 @@ from __future__ import annotations
 from keras_git.training.checkpoint import load_checkpoint, save_checkpoint, training_variables
 from keras_git.training.generator_bank import GeneratorBank, generate_images, generator_bank
 from keras_git.training.git_classifier import (
+    REJECTED,
     Classifier,
     GITClassifier,
     check_generator,
@@ -15,6 +16,7 @@ from keras_git.training.munit import MUNIT
 
 __all__ = [
     "MUNIT",
+    "REJECTED",
     "Classifier",
     "GITClassifier",
     "GeneratorBank",

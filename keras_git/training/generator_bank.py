@@ -67,29 +67,37 @@ class GeneratorBank:
     """Generated variants of a dataset, and how to draw from them.
 
     Attributes:
-        dataset: the variants of each image one after the other, in the order of the images.
-        first: int64 (N,), where the variants of each image begin.
-        variants: int64 (N,), how many there are of each image.
+        dataset: each image and after it its variants, in the order of the images.
+        first: int64 (N,), where each image stands.
+        variants: int64 (N,), how many variants follow it.
     """
 
     dataset: ImageDataset
     first: np.ndarray
     variants: np.ndarray
 
-    def sampler(self, sampler: Sampler, seed: Seed = 0) -> Sampler:
+    def sampler(
+        self, sampler: Sampler, seed: Seed = 0, keep_probability: np.ndarray | None = None
+    ) -> Sampler:
         """A sampler of the bank: what `sampler` draws from the images, each as a random variant.
+
+        An image without variants comes as it is.
 
         Args:
             sampler: made for the labels of the images.
             seed: of the choice of the variant.
+            keep_probability: probability with which an image of each class comes as a variant,
+                and not as it is, (num_classes,) in 0..1; None: always.
         """
-        return _VariantSampler(self, sampler, seed)
+        return _VariantSampler(self, sampler, seed, keep_probability)
 
 
 class _VariantSampler(Sampler):
-    def __init__(self, bank: GeneratorBank, sampler: Sampler, seed: Seed) -> None:
+    def __init__(
+        self, bank: GeneratorBank, sampler: Sampler, seed: Seed, keep_probability: np.ndarray | None
+    ) -> None:
         super().__init__(bank.dataset.labels, seed)
-        self._bank, self._sampler = bank, sampler
+        self._bank, self._sampler, self._keep_probability = bank, sampler, keep_probability
 
     def __len__(self) -> int:
         return len(self._sampler)
@@ -100,7 +108,13 @@ class _VariantSampler(Sampler):
     def indices(self, epoch: int) -> np.ndarray:
         drawn = self._sampler.indices(epoch)
         rng = randomness.generator(self.seed, randomness.VARIANT, epoch)
-        return self._bank.first[drawn] + rng.integers(self._bank.variants[drawn])
+        first, number = self._bank.first[drawn], self._bank.variants[drawn]
+        varied = number > 0
+        variant = rng.integers(np.maximum(number, 1))
+        if self._keep_probability is not None:
+            label = self._bank.dataset.labels[first]
+            varied &= rng.random(len(drawn)) < np.asarray(self._keep_probability)[label]
+        return first + np.where(varied, 1 + variant, 0)
 
 
 def generator_bank(
@@ -124,7 +138,7 @@ def generator_bank(
         dataset: images to vary.
         variants: generated images per image, at least 1.
         skip_classes: bool (num_classes,): classes whose keep probability is 0. Their images
-            stand in the bank once, as they are, and are never used.
+            get no variants.
         batch_size: images at a time.
         seed: seed of the styles, which are drawn from N(0, I).
         path: a `.npy` file for the images of a bank that is too large for memory (4 GiB).
@@ -137,13 +151,15 @@ def generator_bank(
         raise InputError(f"a generator bank of {variants} variants: use 1 or more")
     skip = np.zeros(dataset.num_classes, bool) if skip_classes is None else np.asarray(skip_classes)
     skipped = skip[dataset.labels]
-    number = np.where(skipped, 1, variants).astype("int64")
-    first = np.concatenate([[0], np.cumsum(number)[:-1]])
-    source = np.repeat(np.arange(len(dataset)), number)  # which image each row is made of
+    number = np.where(skipped, 0, variants).astype("int64")
+    first = np.concatenate([[0], np.cumsum(1 + number)[:-1]])
+    source = np.repeat(np.arange(len(dataset)), 1 + number)  # which image each row is made of
     sink = ImageSink(None if path is None else Path(path))
     images = sink.make((len(source), *dataset.image_shape))
-    as_is, rows = np.flatnonzero(skipped[source]), np.flatnonzero(~skipped[source])
-    images[as_is] = dataset.images[source[as_is]]
+    images[first] = dataset.images
+    generated_rows = np.ones(len(source), bool)
+    generated_rows[first] = False
+    rows = np.flatnonzero(generated_rows)
     style_dim = int(generator.inputs[1].shape[-1])
     rng = randomness.generator(seed, randomness.VARIANT)
     styles = rng.standard_normal((len(rows), style_dim))
@@ -164,6 +180,6 @@ def generator_bank(
         dataset.labels[source],
         dataset.num_classes,
         dataset.class_names,
-        f"{dataset.name} (generated)",
+        f"{dataset.name} (with variants)",
     )
     return GeneratorBank(bank, first, number)

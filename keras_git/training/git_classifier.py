@@ -14,6 +14,7 @@ from keras_git.errors import InputError
 from keras_git.models import call_in_training
 from keras_git.transforms import Transform
 
+REJECTED = ("batch", "source")
 ClassWeights = Sequence[float] | np.ndarray | Callable[[int], Any] | None
 
 
@@ -233,6 +234,10 @@ class GITClassifier(Classifier):
         generated_fraction: part of the batch that is generated, 0..1.
         keep_threshold: class size from which on no generated image is kept, see
             `keep_probability`; None keeps all.
+        rejected: what takes the place of a generated image that is not kept. `"batch"`, as in
+            the paper's program: the image of the batch in that place, whatever its class, so that
+            with class-balanced streams small classes get more than their share. `"source"`: the
+            source image itself, so that the classes stay as the streams have them.
         start_epoch: 0-based epoch from which on images are generated. The paper defers
             re-sampling to epoch E and generation to E + 1.
         generation_batch: images generated at a time, so that the cost follows the number kept.
@@ -244,8 +249,8 @@ class GITClassifier(Classifier):
     `keras_git.data.training_data(stream, sources=...)` makes both.
 
     Raises:
-        InputError: `keep_threshold` without `class_counts`, a fraction outside 0..1, or a
-            generator whose image shape is not the network's.
+        InputError: `keep_threshold` without `class_counts`, a fraction outside 0..1, an unknown
+            `rejected`, or a generator whose image shape is not the network's.
 
     Reference: Zhou et al., *Do Deep Networks Transfer Invariances Across Classes?*, ICLR 2022,
     section 4.2.
@@ -259,6 +264,7 @@ class GITClassifier(Classifier):
         class_counts: Any = None,
         generated_fraction: float = 0.5,
         keep_threshold: float | None = None,
+        rejected: str = "batch",
         start_epoch: int = 0,
         generation_batch: int = 16,
         class_weights: ClassWeights = None,
@@ -267,6 +273,8 @@ class GITClassifier(Classifier):
     ) -> None:
         if not 0.0 <= generated_fraction <= 1.0:
             raise InputError(f"generated_fraction is {generated_fraction}; use a number in 0..1")
+        if rejected not in REJECTED:
+            raise InputError(f"rejected is {rejected!r}; use {' or '.join(REJECTED)}")
         if keep_threshold is not None and class_counts is None:
             raise InputError("keep_threshold needs class_counts, the training images per class")
         if generator is not None:
@@ -281,6 +289,7 @@ class GITClassifier(Classifier):
         self.class_counts = None if class_counts is None else np.asarray(class_counts, "int64")
         self.generated_fraction = float(generated_fraction)
         self.keep_threshold = keep_threshold
+        self.rejected = rejected
         self.start_epoch = int(start_epoch)
         self.generation_batch = int(generation_batch)
         keep = np.ones(self.num_classes)
@@ -323,6 +332,10 @@ class GITClassifier(Classifier):
         if self.generator is not None:
             style = keras.random.normal((count, self.style_dim), seed=self.seed_generator)
             generated = self._generate(sources, style, keep)
+        if self.rejected == "source":
+            spread = ops.reshape(keep, (-1, 1, 1, 1))
+            generated = ops.where(spread, generated, sources)
+            keep = ops.broadcast_to(ops.convert_to_tensor(self.generating) > 0.5, (count,))
         return mix(images, y, generated, labels, self.generated_fraction, keep)
 
     def _generate(self, sources: Any, style: Any, keep: Any) -> Any:
@@ -357,6 +370,7 @@ class GITClassifier(Classifier):
             "class_counts": None if self.class_counts is None else self.class_counts.tolist(),
             "generated_fraction": self.generated_fraction,
             "keep_threshold": self.keep_threshold,
+            "rejected": self.rejected,
             "start_epoch": self.start_epoch,
             "generation_batch": self.generation_batch,
         }

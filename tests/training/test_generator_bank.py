@@ -24,18 +24,17 @@ def test_generate_images_is_the_generator_in_grey_values(images: np.ndarray) -> 
     np.testing.assert_allclose(generated, (expected + 1.0) * 127.5, atol=1e-2)
 
 
-def test_a_bank_holds_variants_of_some_classes_and_the_others_as_they_are(dataset) -> None:
+def test_a_bank_holds_each_image_and_variants_of_some_classes(dataset) -> None:
     skip = np.array([True, False, False, True])
     bank = kg.training.generator_bank(constant_generator(0.0), dataset, 3, skip_classes=skip)
     images, labels = bank.dataset.images, bank.dataset.labels
     np.testing.assert_array_equal(
-        bank.dataset.class_counts, dataset.class_counts * np.where(skip, 1, 3)
+        bank.dataset.class_counts, dataset.class_counts * np.where(skip, 1, 4)
     )
-    assert (images[~skip[labels]] == np.rint(127.5)).all()
-    kept = skip[dataset.labels]
-    np.testing.assert_array_equal(images[bank.first[kept]], dataset.images[kept])
+    np.testing.assert_array_equal(images[bank.first], dataset.images)
     np.testing.assert_array_equal(labels[bank.first], dataset.labels)
-    np.testing.assert_array_equal(bank.variants, np.where(kept, 1, 3))
+    assert (np.delete(images, bank.first, axis=0) == np.rint(127.5)).all()
+    np.testing.assert_array_equal(bank.variants, np.where(skip[dataset.labels], 0, 3))
 
 
 @pytest.mark.parametrize("name", ["instance_balanced", "class_balanced", "square_root"])
@@ -48,8 +47,24 @@ def test_draws_from_a_bank_are_those_from_the_images(dataset, name: str) -> None
     rows = np.concatenate([varied.indices(epoch) for epoch in range(30)])
     drawn = np.concatenate([plain.indices(epoch) for epoch in range(30)])
     np.testing.assert_array_equal(np.searchsorted(bank.first, rows, side="right") - 1, drawn)
-    assert set(rows) == set(range(len(bank.dataset)))  # every variant is used
+    # Every variant is used, and an image with variants never as it is.
+    as_it_is = bank.first[bank.variants > 0]
+    assert set(rows) == set(range(len(bank.dataset))) - set(as_it_is)
     np.testing.assert_array_equal(varied.indices(7), bank.sampler(plain, 5).indices(7))
+
+
+def test_draws_from_a_bank_are_variants_with_the_keep_probability(dataset) -> None:
+    bank = kg.training.generator_bank(constant_generator(), dataset, 2)
+    plain = kg.data.sampler("class_balanced", dataset.labels, 3)
+    keep = np.array([0.0, 0.3, 0.7, 1.0])
+    varied = bank.sampler(plain, 5, keep)
+    rows = np.concatenate([varied.indices(epoch) for epoch in range(400)])
+    drawn = np.concatenate([plain.indices(epoch) for epoch in range(400)])
+    np.testing.assert_array_equal(np.searchsorted(bank.first, rows, side="right") - 1, drawn)
+    variant, labels = ~np.isin(rows, bank.first), dataset.labels[drawn]
+    rates = [variant[labels == label].mean() for label in range(4)]
+    assert rates[0] == 0.0 and rates[3] == 1.0
+    np.testing.assert_allclose(rates, keep, atol=4 * np.sqrt(0.25 / 1200))
 
 
 def test_variants_differ_and_follow_the_seed(dataset) -> None:

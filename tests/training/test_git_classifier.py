@@ -80,8 +80,9 @@ def test_only_kept_images_are_generated_and_come_back_in_place(
     np.testing.assert_allclose(numpy_of(generated)[keep], expected[keep], atol=1e-2)
 
 
+@pytest.mark.parametrize("rejected", ["batch", "source"])
 def test_a_batch_gets_generated_images_of_small_classes(
-    images: np.ndarray, labels: np.ndarray
+    images: np.ndarray, labels: np.ndarray, rejected: str
 ) -> None:
     """The generator paints everything black, so generated images can be counted."""
     model = kg.training.GITClassifier(
@@ -89,6 +90,7 @@ def test_a_batch_gets_generated_images_of_small_classes(
         constant_generator(-1.0),
         class_counts=COUNTS,
         keep_threshold=6,  # only class 3, which is always kept
+        rejected=rejected,
         seed=1,
     )
     bright = np.maximum(images, 1)
@@ -99,7 +101,12 @@ def test_a_batch_gets_generated_images_of_small_classes(
     expected = (np.arange(12) >= 6) & (labels[::-1] == 3)
     np.testing.assert_array_equal(black, expected)
     np.testing.assert_array_equal(numpy_of(mixed_labels)[expected], 3)
-    np.testing.assert_array_equal(numpy_of(mixed_labels)[~expected], labels[~expected])
+    replaced = expected if rejected == "batch" else np.arange(12) >= 6
+    np.testing.assert_array_equal(
+        numpy_of(mixed)[~expected],
+        np.where(replaced[:, None, None, None], bright[::-1], bright)[~expected],
+    )
+    np.testing.assert_array_equal(numpy_of(mixed_labels), np.where(replaced, labels[::-1], labels))
     assert weight is None
 
 
@@ -138,7 +145,9 @@ def test_fit_leaves_the_generator_as_it_was_and_trains_the_network(
 def test_before_its_start_epoch_it_trains_plainly(images: np.ndarray, labels: np.ndarray) -> None:
     plain = compiled(kg.training.Classifier(small_network()))
     waiting = compiled(
-        kg.training.GITClassifier(small_network(), constant_generator(), start_epoch=2)
+        kg.training.GITClassifier(
+            small_network(), constant_generator(), rejected="source", start_epoch=2
+        )
     )
     x, y = with_sources(images, labels)
     options = {"batch_size": 6, "shuffle": False, "verbose": 0}
@@ -214,6 +223,8 @@ def test_bad_arguments_are_named(images: np.ndarray, labels: np.ndarray) -> None
     network = small_network()
     with pytest.raises(InputError, match="generated_fraction is 1.5"):
         kg.training.GITClassifier(network, None, generated_fraction=1.5)
+    with pytest.raises(InputError, match="use batch or source"):
+        kg.training.GITClassifier(network, None, rejected="nothing")
     with pytest.raises(InputError, match="needs class_counts"):
         kg.training.GITClassifier(network, None, keep_threshold=30)
     with pytest.raises(InputError, match="class weights have shape"):
