@@ -19,7 +19,7 @@ from experiments import command_line
 from experiments.command_line import option
 from experiments.progress import reports
 from experiments.settings import LongTailConfig, checked, quick
-from experiments.stages import class_sizes, long_tailed, run_on
+from experiments.stages import class_sizes, feasible_sizes, long_tailed, run_on
 from keras_git.errors import InputError
 
 
@@ -66,7 +66,7 @@ def load_data(config: Config, cache_dir: Path) -> kg.data.Splits:
                 seed=config.data_seed,
                 progress=progress,
             )
-        splits = long_tailed(config, splits, cache_dir)
+        splits = long_tailed(config, splits, cache_dir, feasible_sizes(config, splits.train))
     if config.validation_fraction:
         train = splits.train
         kept, held_out = kg.data.stratified_split(

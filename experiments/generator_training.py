@@ -158,7 +158,6 @@ def train_generator(
             progress["step"] += steps
             progress["history"].append({"step": progress["step"], **logs})
             progress["seconds"] += time.monotonic() - start
-            kg.training.save_checkpoint(path, variables, progress)
             if progress["step"] % config.generator_picture_steps == 0:
                 draw_styles(
                     munit.generator,
@@ -166,6 +165,8 @@ def train_generator(
                     folder.pictures / f"generator_step_{progress['step']:06d}.png",
                     config.generator_seed,
                 )
+            # Last: what is killed before it is done again.
+            kg.training.save_checkpoint(path, variables, progress)
     return munit.generator, {"history": progress["history"], "seconds": progress["seconds"]}
 
 

@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 import keras_git as kg
 from experiments import command_line
 from experiments.command_line import option
-from experiments.measurement import first_per_class
 from experiments.settings import TrainingConfig, checked, quick_training
-from experiments.stages import run_on
+from experiments.stages import long_tailed, run_on, sizes_by_rank
 from keras_git.errors import InputError
 
 
@@ -70,38 +68,31 @@ def quick(config: Config) -> Config:
     )
 
 
-def class_sizes(config: Config, available: np.ndarray) -> np.ndarray:
+def class_sizes(config: Config, train: kg.data.ImageDataset) -> np.ndarray | None:
     """Images to keep of each class: the profile by rank of the images that there are.
 
     Args:
         config: settings of the experiment.
-        available: training images of each class, (C,).
+        train: all training images.
 
     Returns:
-        int64 (C,), at most what is available.
+        int64 (C,), at most what there is; None keeps all.
     """
-    ranked = np.argsort(-available, kind="stable")
+    if config.profile == "as_is":
+        return None
+    largest = config.largest_class
     wanted = kg.data.class_sizes(
         config.profile,
-        len(available),
-        config.largest_class or int(available.max()),
+        train.num_classes,
+        int(train.class_counts.max()) if largest is None else largest,
         smallest=config.smallest_class,
         alpha=config.zipf_exponent,
     )
-    sizes = np.empty_like(wanted)
-    sizes[ranked] = wanted
-    short = np.flatnonzero(sizes > available)
-    if short.size:
-        logging.warning(
-            "classes %s have fewer training images than the profile asks for: all are kept",
-            ", ".join(map(str, short)),
-        )
-    return np.minimum(sizes, available)
+    return sizes_by_rank(wanted, train)
 
 
 def load_data(config: Config, cache_dir: Path) -> kg.data.Splits:
-    """The long-tailed training set, validation and test images; nothing has to be cached."""
-    del cache_dir
+    """The long-tailed training set, validation and test images."""
     if config.data_dir is None:
         raise InputError("--data_dir: name the folder of the GTSRB images")
     splits = kg.data.load_gtsrb(
@@ -112,17 +103,7 @@ def load_data(config: Config, cache_dir: Path) -> kg.data.Splits:
         image_size=config.image_size,
         seed=config.data_seed,
     )
-    full = splits.train
-    if config.profile != "as_is":
-        sizes = class_sizes(config, full.class_counts)
-        train = kg.data.long_tail(full, sizes, config.selection, config.data_seed)
-        splits = dataclasses.replace(splits, train=train)
-    elif config.quick:
-        splits = dataclasses.replace(splits, train=full.take(first_per_class(full.labels, 24)))
-    if config.quick:
-        test = splits.test
-        splits = dataclasses.replace(splits, test=test.take(first_per_class(test.labels, 20)))
-    return splits
+    return long_tailed(config, splits, cache_dir, class_sizes(config, splits.train))
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -33,12 +33,30 @@ from experiments.model_card import model_card
 from experiments.progress import reports
 from experiments.results_folder import ResultsFolder, to_json, write_atomically
 from experiments.settings import LongTailConfig
+from experiments.summary import print_summary
+from keras_git.auditing import AuditResult
+from keras_git.auditing.result import joined
 from keras_git.errors import InputError
+from keras_git.transforms import LADDERS
 
 _TRAINING_STEPS = 4000
 _BANK_BYTES = 2 << 30
 _QUICK_PER_CLASS = 60
 _QUICK_AUDIT = ("brightness",)
+# Images through one model in its audit; on 2 CPU cores about a quarter of an hour.
+_AUDIT_EVALUATIONS = 1_000_000
+_AUDIT_LEAST_IMAGES = 2
+_AUDIT_FILES = ("audit.json", "audit.csv", "audit.html")
+_EXPORT_FILES = ("export/model.keras", "export/class_names.json")
+# What a finished run has written, from the reading of the images to the model card.
+_WRITTEN = (
+    *_AUDIT_FILES,
+    *_EXPORT_FILES,
+    "export/model_card.md",
+    "per_class.csv",
+    "report.html",
+    "unreadable.csv",
+)
 _ORIGINALS = 32
 _CHOSEN = " Default: chosen from the data."
 
@@ -66,8 +84,9 @@ class Config(LongTailConfig):
     )
     profile: str | None = option(
         None,
-        "Class sizes; as_is keeps all training images. Default: exponential with "
-        "--imbalance_ratio or --smallest_class, else as_is.",
+        "Class sizes, by rank of the images that a class has; as_is keeps all. Default: counts "
+        "with --class_counts, zipf with --zipf_exponent, exponential with --imbalance_ratio or "
+        "--smallest_class, else as_is.",
         ("exponential", "step", "zipf", "balanced", "counts", "as_is"),
     )
 
@@ -136,6 +155,7 @@ def prepared(config: Config) -> Config:
     Raises:
         InputError: a value that cannot work.
     """
+    settings.check_values(config)
     if not config.data_dir:
         raise InputError("--data_dir is missing: name a folder with one sub-folder per class")
     if not Path(config.data_dir).expanduser().is_dir():
@@ -151,13 +171,40 @@ def prepared(config: Config) -> Config:
             f"--image_size={','.join(map(str, config.image_size))}: the generator takes 16 to 64 "
             "pixels; leave out the methods with git for other sizes"
         )
-    for name in ("test_fraction", "validation_fraction"):
-        if not 0 <= getattr(config, name) < 1:
-            raise InputError(f"--{name}={getattr(config, name)}: use 0 to below 1")
-    if config.profile is None:
-        made = config.imbalance_ratio is not None or config.smallest_class is not None
-        config = dataclasses.replace(config, profile="exponential" if made else "as_is")
+    if not 0 <= config.test_fraction < 1:
+        raise InputError(f"--test_fraction={config.test_fraction}: use 0 to below 1")
+    config = _with_profile(config)
     return quick(config) if config.quick else config
+
+
+def _with_profile(config: Config) -> Config:
+    """The profile that the other settings ask for, unless it is named; none of them is ignored."""
+    if config.profile is None:
+        if config.class_counts:
+            profile = "counts"
+        elif config.zipf_exponent is not None:
+            profile = "zipf"
+        elif config.imbalance_ratio is not None or config.smallest_class is not None:
+            profile = "exponential"
+        else:
+            profile = "as_is"
+        config = dataclasses.replace(config, profile=profile)
+    used = {
+        "exponential": ("imbalance_ratio", "largest_class", "smallest_class"),
+        "step": ("imbalance_ratio", "largest_class", "smallest_class"),
+        "zipf": ("zipf_exponent", "largest_class", "smallest_class"),
+        "balanced": ("largest_class",),
+        "counts": ("class_counts",),
+        "as_is": (),
+    }[config.profile or "as_is"]
+    for name in ("class_counts", "imbalance_ratio", "largest_class", "smallest_class",
+                 "zipf_exponent"):  # fmt: skip
+        if getattr(config, name) not in (None, ()) and name not in used:
+            raise InputError(
+                f"--{name} has no effect with --profile={config.profile}: leave it out, or name "
+                "the --profile it is for"
+            )
+    return config
 
 
 def chosen_settings(config: Config, train: kg.data.ImageDataset) -> Config:
@@ -227,28 +274,65 @@ def run(config: Config) -> dict[str, Any]:
     """
     given, config = config, prepared(config)
     with ResultsFolder(config.output_dir, settings.decisive_settings(config)) as folder:
-        started = time.monotonic()
-        cache_dir = Path(config.cache_dir).expanduser() if config.cache_dir else folder.checkpoints
-        images = load(config, cache_dir)
-        _write_unreadable(images.unreadable, folder)
-        splits = stages.long_tailed(config, images.splits, folder.checkpoints)
-        config = chosen_settings(config, splits.train)
-        config, methods = settings.checked(config, quick)
-        results = stages.train_and_measure(config, methods, splits, folder, started)
-        results["chosen_settings"] = {
-            name: value
-            for name, value in dataclasses.asdict(config).items()
-            if getattr(given, name) is None and value is not None
-        }
-        if "export" not in results:
-            _audit(config, methods, splits, folder)
-            results["export"] = _export(config, methods, images, splits, folder, results)
-        stages.finish(config, folder, results)
         results = folder.read_results()
-        card = model_card(given, config, results, images, splits)
-        write_atomically(folder.path / "export" / "model_card.md", card)
+        if not results.get("finished") or not _are_there(folder, _WRITTEN):
+            _run(given, config, folder)
+            results = folder.read_results()
+        else:
+            print_summary(results, str(folder.path))
+            folder.clean_up()
+        _check_export(results, folder)
         print(f"the best model, to be used without this program: {folder.path / 'export'}")
         return results
+
+
+def _are_there(folder: ResultsFolder, names: Sequence[str]) -> bool:
+    return all((folder.path / name).is_file() for name in names)
+
+
+def _run(given: Config, config: Config, folder: ResultsFolder) -> None:
+    """Does what is left to do, by the files that are there."""
+    started = time.monotonic()
+    cache_dir = Path(config.cache_dir).expanduser() if config.cache_dir else folder.checkpoints
+    images = load(config, cache_dir)
+    _write_unreadable(images.unreadable, folder)
+    sizes = stages.feasible_sizes(config, images.splits.train)
+    splits = stages.long_tailed(config, images.splits, folder.checkpoints, sizes)
+    config = chosen_settings(config, splits.train)
+    # They are shrunk already: a second time would change what was chosen.
+    config, methods = settings.checked(config, lambda shrunk: shrunk)
+    results = stages.train_and_measure(config, methods, splits, folder, started)
+    results["chosen_settings"] = {
+        name: value
+        for name, value in dataclasses.asdict(config).items()
+        if getattr(given, name) is None and value is not None
+    }
+    known = "test_images" in results.get("export", {})  # not in those of older versions
+    if not known or not _are_there(folder, _EXPORT_FILES):
+        results["export"] = _export(config, methods, images, splits, folder)
+        folder.write_results(results)
+    _audit(config, methods, splits, folder, results["export"]["seed"])
+    stages.finish(config, folder, results)
+    results = folder.read_results()
+    versions = folder.read_config()["versions"]
+    card = model_card(given, config, results, images, splits, versions)
+    (folder.path / "export").mkdir(exist_ok=True)
+    write_atomically(folder.path / "export" / "model_card.md", card)
+    folder.write_results({**results, "finished": True})
+
+
+def _check_export(results: Mapping[str, Any], folder: ResultsFolder) -> None:
+    """Raises `InputError` if the file that was exported is not the classifier that was tested."""
+    export = results["export"]
+    reported = results["methods"][export["method"]]["seeds"][str(export["seed"])]["test_accuracy"]
+    # Other batches, other rounding: a tie may fall the other way.
+    allowed = max(1.5 / export["test_images"], 0.002)
+    if abs(export["test_accuracy"] - reported) > allowed:
+        raise InputError(
+            f"the exported model has test accuracy {export['test_accuracy']:.4f}, the classifier "
+            f"in training had {reported:.4f}: do not use {folder.path / 'export'}, remove it and "
+            "run again; the other results are complete"
+        )
 
 
 def _write_unreadable(unreadable: Sequence[tuple[str, str]], folder: ResultsFolder) -> None:
@@ -266,31 +350,60 @@ def _network(folder: ResultsFolder, method: Method, seed: int) -> keras.Model:
 
 
 def _audit(
-    config: Config, methods: Sequence[Method], splits: kg.data.Splits, folder: ResultsFolder
+    config: Config,
+    methods: Sequence[Method],
+    splits: kg.data.Splits,
+    folder: ResultsFolder,
+    seed: int,
 ) -> None:
-    """Audit of the classifiers of the first seed on the test images."""
-    models = {}
-    for method in methods:
-        network = _network(folder, method, config.seeds[0])
-        if method.logit_scale != 1.0:
-            network = keras.Model(network.inputs, network.outputs[0] * method.logit_scale)
-        models[method.key] = network
-    with reports("audit") as progress:
-        result = kg.audit(
-            models,
-            splits.test,
-            _QUICK_AUDIT if config.quick else None,
-            class_counts=splits.train.class_counts,
-            outputs="logits",
-            num_samples=config.invariance_samples,
-            batch_size=config.evaluation_batch_size,
-            seed=config.data_seed,
-            images_per_class=config.invariance_images,
-            progress=lambda done, planned, what: progress(done, planned),
+    """Audit of the classifiers of one seed, that of the exported one, on the test images.
+
+    Each method's audit is kept as soon as it is done, so that an interruption costs one at most.
+    """
+    if _are_there(folder, _AUDIT_FILES):
+        return
+    number = _audit_images(config, splits.test)
+    if number < config.invariance_images:
+        logging.warning(
+            "audit: %d images per class in place of %d, to stay near %d evaluations per method",
+            number,
+            config.invariance_images,
+            _AUDIT_EVALUATIONS,
         )
-    result.to_json(folder.path / "audit.json")
-    result.to_csv(folder.path / "audit.csv")
-    result.to_html(folder.path / "audit.html")
+    found = []
+    for method in methods:
+        path = folder.checkpoints / f"audit_{method.key}_seed{seed}.json"
+        if not path.exists():
+            network = _network(folder, method, seed)
+            if method.logit_scale != 1.0:
+                network = keras.Model(network.inputs, network.outputs[0] * method.logit_scale)
+            with reports(f"audit of {method.key}") as progress:
+                kg.audit(
+                    {method.key: network},
+                    splits.test,
+                    _QUICK_AUDIT if config.quick else None,
+                    class_counts=splits.train.class_counts,
+                    outputs="logits",
+                    num_samples=config.invariance_samples,
+                    batch_size=config.evaluation_batch_size,
+                    seed=config.data_seed,
+                    images_per_class=number,
+                    progress=lambda done, planned, what, show=progress: show(done, planned),
+                ).to_json(path)
+        found.append(AuditResult.from_json(path))
+    result = joined(found)
+    for name, write in zip(
+        _AUDIT_FILES, (result.to_json, result.to_csv, result.to_html), strict=True
+    ):
+        write(folder.path / name)
+
+
+def _audit_images(config: Config, test: kg.data.ImageDataset) -> int:
+    """Images per class for the audit: fewer where classes are many."""
+    rungs = sum(len(ladder.rungs(test.image_shape)) for ladder in LADDERS.values())
+    per_image = test.num_classes * rungs * config.invariance_samples
+    most = max(_AUDIT_EVALUATIONS // per_image, _AUDIT_LEAST_IMAGES)
+    return min(config.invariance_images, most)
 
 
 def _export(
@@ -299,9 +412,8 @@ def _export(
     images: kg.data.ImageFolder,
     splits: kg.data.Splits,
     folder: ResultsFolder,
-    results: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Writes the model that is best on the validation images, and checks the file."""
+    """Writes the model that is best on the validation images, and measures what it wrote."""
     scores = _validation_scores(config, methods, splits.validation, folder)
     if scores:
         method, seed = max(scores, key=lambda pair: scores[pair])
@@ -322,10 +434,6 @@ def _export(
     opened = keras.models.load_model(target / "model.keras", compile=False)
     probabilities = _probabilities(opened, splits.test.images, config.evaluation_batch_size)
     accuracy = float(np.mean(probabilities.argmax(-1) == splits.test.labels))
-    reported = results["methods"][method.key]["seeds"][str(seed)]["test_accuracy"]
-    # Other batches, other rounding: a tie may fall the other way.
-    if abs(accuracy - reported) > max(1.5 / len(splits.test), 0.002):
-        raise RuntimeError(f"the exported model has accuracy {accuracy}, not {reported}")
     return {
         "method": method.key,
         "seed": seed,
@@ -334,6 +442,7 @@ def _export(
             for (m, s), score in scores.items()
         },
         "test_accuracy": accuracy,
+        "test_images": len(splits.test),
         "original_files": _original_files(config, opened, images),
     }
 

@@ -30,18 +30,30 @@ from experiments import command_line
 from experiments.command_line import option
 from experiments.measurement import first_per_class
 from experiments.methods import NAMES, Method
+from experiments.report import write_report
 from experiments.results_folder import ResultsFolder
 from experiments.settings import TRANSFORMS, TrainingConfig, decisive_settings, quick_training
 from experiments.settings import checked as checked_training
 from experiments.stages import train_and_measure
 from experiments.summary import per_class_rows, summarize
-from experiments.version_summary import combine, rank_rows, table
+from experiments.version_summary import (
+    combine,
+    paired_test_rows,
+    rank_rows,
+    summary_rows,
+    table,
+)
 from keras_git.data import k49
 from keras_git.errors import InputError
 
 # Training seeds of different versions must differ: seed * _SEED_STEP + version.
 _SEED_STEP = 1000
 _RECOGNITION_PER_CLASS = 220
+# What all versions of one study have in common, and what it means if they have not.
+_SHARED_BY_VERSIONS = {
+    "test_content_hash": "measured on different test images",
+    "invariance_content_hash": "made from different training images",
+}
 # What says which versions are run here, and so decides no result of a version.
 _NOT_DECISIVE = ("versions", "shard", "collect_only")
 
@@ -162,6 +174,11 @@ def checked(config: Config) -> tuple[Config, list[Method], list[int]]:
         config = dataclasses.replace(config, invariance_transforms=(config.nuisance,))
     if config.validation_images < 0:
         raise InputError(f"--validation_images={config.validation_images}: use 0 or more")
+    if config.invariance_split == "validation":
+        raise InputError(
+            "--invariance_split=validation: the validation images of K49-LT are transformed "
+            "already; leave it at auto, which measures eKLD on them before that"
+        )
     config, methods = checked_training(config, quick)
     return config, methods, versions
 
@@ -287,7 +304,8 @@ def _run_version(
 def _collect(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Combines all finished versions in the folder, whichever machine they are from."""
     found: dict[int, dict[str, Any]] = {}
-    tested_on: dict[str, int] = {}
+    made_of: dict[str, dict[str, int]] = {name: {} for name in _SHARED_BY_VERSIONS}
+    software: dict[str, str] = {}
     for path in sorted((root / "versions").glob("[0-9]*")):
         if not re.fullmatch(r"\d{3}", path.name):
             raise InputError(f"{path} is no version: versions are folders such as 003; remove it")
@@ -296,23 +314,34 @@ def _collect(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
             logging.info("version %s is not finished: left out", path.name)
             continue
         found[int(path.name)] = folder.read_results()
-        tested_on.setdefault(folder.read_config()["test_content_hash"], int(path.name))
+        stored = folder.read_config()
+        software = software or stored["versions"]
+        for name, versions in made_of.items():
+            if stored.get(name):  # older versions of this program wrote fewer
+                versions.setdefault(stored[name], int(path.name))
     if not found:
         raise InputError(f"{root / 'versions'} has no finished version: run some")
-    if len(tested_on) > 1:
-        first, second, *_ = tested_on.values()
-        raise InputError(
-            f"versions {first:03d} and {second:03d} in {root / 'versions'} were measured on "
-            "different test images: the data of one were others; remove the wrong ones"
-        )
+    for name, versions in made_of.items():
+        if len(versions) > 1:
+            first, second, *_ = versions.values()
+            raise InputError(
+                f"versions {first:03d} and {second:03d} in {root / 'versions'} were "
+                f"{_SHARED_BY_VERSIONS[name]}: the data of one were others; remove the wrong ones"
+            )
     results = combine(found)
     with ResultsFolder(root, settings) as folder:
-        folder.write_config(dataset=results["dataset"], test_content_hash=next(iter(tested_on)))
+        hashes = {name: next(iter(versions)) for name, versions in made_of.items() if versions}
+        folder.write_config(dataset=results["dataset"], **hashes)
         folder.write_results(results)
         columns, rows = per_class_rows(results)
         folder.write_table("per_class.csv", *rank_rows(columns, rows, results))
+        folder.write_table("summary.csv", *summary_rows(results))
+        folder.write_table("paired_tests.csv", *paired_test_rows(results))
         kg.plots.ekld_against_class_size(results, folder.pictures / "ekld_against_class_size.png")
         kg.plots.accuracy_per_class(results, folder.pictures / "accuracy_per_class.png")
+        write_report(
+            folder.read_results(), root / "report.html", settings=folder.settings, versions=software
+        )
         folder.clean_up()
         folder.models.rmdir()  # the models are in the folders of the versions
         print(f"\n{table(results)}\n\nresults and pictures: {root}", flush=True)

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras_git as kg
-from experiments.results_folder import versions
 from experiments.summary import THIRDS
 
 _LISTED_CLASSES = 30
@@ -71,6 +70,7 @@ def model_card(
     results: Mapping[str, Any],
     images: kg.data.ImageFolder,
     splits: kg.data.Splits,
+    versions: Mapping[str, str],
 ) -> str:
     """The model card as Markdown.
 
@@ -80,6 +80,7 @@ def model_card(
         results: content of `results.json`, with its entry `export`.
         images: the folder as it was read.
         splits: what was trained and tested on.
+        versions: of the software that trained the model.
     """
     export, train, test = results["export"], splits.train, splits.test
     chosen = results["methods"][export["method"]]["seeds"][str(export["seed"])]
@@ -100,7 +101,7 @@ def model_card(
         "Images of other things get one of these classes as well, with a probability that means "
         "nothing. Decisions about people need more evidence than this page gives.",
         "## Data",
-        _data(given, images, splits),
+        _data(config, images, splits),
         "## Class sizes and accuracy",
         _classes(train, test, chosen),
         "## Results on the test images",
@@ -143,7 +144,7 @@ def model_card(
         _limits(export, test),
         "## How it was made",
         f"```sh\n{command(given, 'experiments.image_folder_lt')}\n```",
-        "Versions: " + ", ".join(f"{name} {number}" for name, number in versions().items()) + ".",
+        "Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -156,14 +157,21 @@ def _by_validation(export: Mapping[str, Any]) -> str:
     return f"It has the best balanced accuracy on the validation images ({scores})."
 
 
-def _data(given: Any, images: kg.data.ImageFolder, splits: kg.data.Splits) -> str:
+def _data(config: Any, images: kg.data.ImageFolder, splits: kg.data.Splits) -> str:
     numbers = [f"{len(splits.train)} training", f"{len(splits.test)} test"]
     if splits.validation is not None:
         numbers.append(f"{len(splits.validation)} validation")
     text = f"The folder {escaped(splits.train.name)}: {', '.join(numbers)} images."
-    if given.group_regex:
+    if len(splits.train) < len(images.splits.train):
+        cut = "for a test run" if config.profile == "as_is" else f"to the profile {config.profile}"
+        counts = splits.train.class_counts
         text += (
-            f" Images of one group ({escaped(given.group_regex)}) are all in one of these parts."
+            f" The training images are a part of {len(images.splits.train)}: the classes were cut "
+            f"{cut}, to {counts.max()} to {counts.min()} images."
+        )
+    if config.group_regex:
+        text += (
+            f" Images of one group ({escaped(config.group_regex)}) are all in one of these parts."
         )
     if images.unreadable:
         text += f" {len(images.unreadable)} files could not be read and were left out."

@@ -138,21 +138,25 @@ def _mean(values: Sequence[float | None]) -> float:
 
 def seed_findings(results: Mapping[str, Any]) -> list[Finding]:
     """What holds seed by seed, which is more than class by class: trainings differ."""
-    seeds = max(len(entry["seeds"]) for entry in results["methods"].values())
-    if seeds < 2:
+    number = max(len(entry["seeds"]) for entry in results["methods"].values())
+    of_versions = results.get("repetitions") == "versions"
+    title = "From version to version" if of_versions else "From training to training"
+    if number < 2:
+        one = "One version was run" if of_versions else "Each method was trained once"
+        another = "version" if of_versions else "training"
         return [
-            Finding(
-                "From training to training",
-                (
-                    "Each method was trained once. How much another training would differ was "
-                    "not measured.",
-                ),
-            )
+            Finding(title, (f"{one}. How much another {another} would differ was not measured.",))
         ]
+    if of_versions:
+        over = "versions, which give the class sizes to other classes"
+        one_by_one, all_of_them = "Version by version", "versions"
+    else:
+        over = "trainings per method with different seeds"
+        one_by_one, all_of_them = "Seed by seed", "seeds"
     lines = [
-        f"All numbers are means over {seeds} trainings per method with different seeds. Seed by "
-        "seed, mean difference \u00b1 its standard error over the seeds (a difference within its "
-        "standard error is undecided):"
+        f"All numbers are means over {number} {over}. {one_by_one}, mean difference \u00b1 its "
+        f"standard error over the {all_of_them} (a difference within its standard error is "
+        "undecided):"
     ]
     for pair, compared in results.get("comparisons", {}).items():
         parts = []
@@ -175,7 +179,7 @@ def seed_findings(results: Mapping[str, Any]) -> list[Finding]:
         if parts:
             method, _, base = pair.partition(" - ")
             lines.append(f"{method} against {base}: {'; '.join(parts)}.")
-    return [Finding("From training to training", tuple(lines))]
+    return [Finding(title, tuple(lines))]
 
 
 def write_report(

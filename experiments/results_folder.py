@@ -116,6 +116,7 @@ class ResultsFolder:
             self._check(config)
             for folder in (self.models, self.pictures, self.checkpoints):
                 folder.mkdir(exist_ok=True)
+            self._remove_left_over()
         except BaseException:
             self.__exit__()
             raise
@@ -156,13 +157,16 @@ class ResultsFolder:
                 )
 
     def write_config(self, **facts: Any) -> None:
-        """Writes `config.json` once; a continued run must have found the same data."""
+        """Writes `config.json` once; a continued run must have found the same data.
+
+        Facts that an older version of this program did not write are not compared.
+        """
         path = self.path / "config.json"
         facts = json.loads(to_json(facts))
         if path.exists():
             stored = json.loads(path.read_text())
             for name, value in facts.items():
-                if stored.get(name) != value:
+                if name in stored and stored[name] != value:
                     raise InputError(
                         f"the data have changed since {path} was written ({name} differs): "
                         "restore them or name a new folder"
@@ -228,11 +232,17 @@ class ResultsFolder:
     def clean_up(self) -> None:
         """Removes what only an unfinished run needs."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+        self._remove_left_over()
+
+    def _remove_left_over(self) -> None:
+        """Half-written files of a killed run; this one has the lock, so nobody works on them."""
         leftovers = [
             *self.path.glob(".*.tmp"),
+            *self.checkpoints.glob(".*.tmp"),
             *self.models.glob(".*"),
             *self.pictures.glob(".*"),
             *self.pictures.glob("*.partial"),
+            *(self.path / "export").glob(".*"),
         ]
         for leftover in leftovers:
             if leftover.is_dir():

@@ -202,6 +202,49 @@ def quick(config: AnyLongTailConfig) -> AnyLongTailConfig:
     )
 
 
+def check_values(config: TrainingConfig) -> None:
+    """Checks each setting by itself; None stands for one that is chosen from the data later.
+
+    Raises:
+        InputError: a value that cannot work.
+    """
+    if not config.seeds or min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
+        raise InputError(f"--seeds={config.seeds}: use different numbers, 0 or more")
+    positive = ("epochs", "batch_size", "depth", "generator_steps", "invariance_samples",
+                "invariance_images", "generator_checkpoint_steps", "generator_batch_size",
+                "generator_picture_steps", "evaluation_batch_size", "gradient_accumulation",
+                "largest_class")  # fmt: skip
+    not_negative = ("defer_epoch", "generation_delay", "generator_bank", "recognition_epochs",
+                    "data_seed", "generator_seed", "warmup_epochs")  # fmt: skip
+    for least, names in ((1, positive), (0, not_negative)):
+        for name in names:
+            value = getattr(config, name, None)
+            if value is not None and value < least:
+                raise InputError(f"--{name}={value}: use {least} or more")
+    if config.architecture == "resnet" and (config.depth < 8 or (config.depth - 2) % 6):
+        raise InputError(f"--depth={config.depth}: use 8, 14, 20, 32, 44, 56 or 110")
+    if not 0.0 <= config.validation_fraction < 1.0:
+        raise InputError(f"--validation_fraction={config.validation_fraction}: use 0 to below 1")
+    if not 0.0 < config.generated_fraction <= 1.0:
+        raise InputError(f"--generated_fraction={config.generated_fraction}: use above 0 to 1")
+    if config.domains not in (1, 2):
+        raise InputError(f"--domains={config.domains}: use 1 or 2")
+    if not config.methods or len(set(config.methods)) < len(config.methods):
+        raise InputError("--methods: name at least one method, and each once")
+    for key in config.methods:
+        parse_method(key)
+    for name in config.invariance_transforms:
+        if name not in TRANSFORMS:
+            raise InputError(
+                f"--invariance_transforms: {name!r} is unknown; use {', '.join(TRANSFORMS)}"
+            )
+    for name in config.export:
+        if name not in kg.export.FORMATS:
+            raise InputError(f"--export: {name!r} is unknown; use {', '.join(kg.export.FORMATS)}")
+    if config.generator and not Path(config.generator).is_file():
+        raise InputError(f"--generator={config.generator}: no such file")
+
+
 def checked(
     config: AnyConfig, shrink: Callable[[AnyConfig], AnyConfig]
 ) -> tuple[AnyConfig, list[Method]]:
@@ -214,33 +257,21 @@ def checked(
     Raises:
         InputError: a value or a combination of values that cannot work.
     """
-    if not config.seeds or min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds):
-        raise InputError(f"--seeds={config.seeds}: use different numbers, 0 or more")
+    check_values(config)
     if config.quick:
         config = shrink(config)
+    elif config.warmup_epochs > config.epochs:
+        raise InputError(
+            f"--warmup_epochs={config.warmup_epochs}: the warm-up would not end in "
+            f"{config.epochs} epochs; use less"
+        )
     if config.first_decay_epoch is None:
         config = dataclasses.replace(config, first_decay_epoch=config.defer_epoch)
-    for name in ("epochs", "batch_size", "depth", "generator_steps", "invariance_samples",
-                 "invariance_images", "generator_checkpoint_steps", "generator_batch_size",
-                 "generator_picture_steps",
-                 "evaluation_batch_size", "gradient_accumulation"):  # fmt: skip
-        if getattr(config, name) < 1:
-            raise InputError(f"--{name}={getattr(config, name)}: use 1 or more")
-    for name in ("defer_epoch", "generation_delay", "generator_bank", "recognition_epochs",
-                 "data_seed", "generator_seed", "warmup_epochs"):  # fmt: skip
-        if getattr(config, name) < 0:
-            raise InputError(f"--{name}={getattr(config, name)}: use 0 or more")
-    if not 0.0 <= config.validation_fraction < 1.0:
-        raise InputError(f"--validation_fraction={config.validation_fraction}: use 0 to below 1")
-    if not 0.0 < config.generated_fraction <= 1.0:
-        raise InputError(f"--generated_fraction={config.generated_fraction}: use above 0 to 1")
     if config.generator_picture_steps % config.generator_checkpoint_steps:
         raise InputError(
             f"--generator_picture_steps={config.generator_picture_steps}: use a multiple of "
             f"--generator_checkpoint_steps, {config.generator_checkpoint_steps}"
         )
-    if config.domains not in (1, 2):
-        raise InputError(f"--domains={config.domains}: use 1 or 2")
     methods = [parse_method(key) for key in config.methods]
     for method in methods:
         defers = method.sampling == "drs" or method.weighting == "drw"
@@ -261,18 +292,6 @@ def checked(
         )
     if config.invariance_split == "validation" and not config.validation_fraction:
         raise InputError("--invariance_split=validation needs --validation_fraction above 0")
-    if not config.methods or len(set(config.methods)) < len(config.methods):
-        raise InputError("--methods: name at least one method, and each once")
-    for name in config.invariance_transforms:
-        if name not in TRANSFORMS:
-            raise InputError(
-                f"--invariance_transforms: {name!r} is unknown; use {', '.join(TRANSFORMS)}"
-            )
-    for name in config.export:
-        if name not in kg.export.FORMATS:
-            raise InputError(f"--export: {name!r} is unknown; use {', '.join(kg.export.FORMATS)}")
-    if config.generator and not Path(config.generator).is_file():
-        raise InputError(f"--generator={config.generator}: no such file")
     kg.data.choose_pipeline(config.pipeline)
     return config, methods
 

@@ -24,9 +24,10 @@ from experiments.generator_training import (
 from experiments.measurement import Measurement, first_per_class, generator_quality, make_transforms
 from experiments.methods import Method, parse_method
 from experiments.report import write_report
-from experiments.results_folder import FORMAT_VERSION, ResultsFolder, versions
+from experiments.results_folder import FORMAT_VERSION, ResultsFolder
 from experiments.settings import AnyConfig, LongTailConfig, TrainingConfig, decisive_settings
 from experiments.summary import per_class_rows, print_summary, summarize
+from keras_git.errors import InputError
 
 _JUDGED_PER_CLASS = 20
 _IMBALANCE_RATIO = 100.0  # the field's usual one, where nothing else is said
@@ -42,7 +43,7 @@ def class_sizes(config: LongTailConfig, num_classes: int, largest: int) -> np.nd
     return kg.data.class_sizes(
         config.profile,
         num_classes,
-        config.largest_class or largest,
+        largest if config.largest_class is None else config.largest_class,
         imbalance_ratio=imbalance_ratio,
         smallest=config.smallest_class,
         alpha=config.zipf_exponent,
@@ -50,11 +51,52 @@ def class_sizes(config: LongTailConfig, num_classes: int, largest: int) -> np.nd
     )
 
 
-def long_tailed(config: LongTailConfig, splits: kg.data.Splits, cache_dir: Path) -> kg.data.Splits:
-    """The splits with the class sizes of the settings, and few test images with `--quick`."""
+def sizes_by_rank(wanted: np.ndarray, train: kg.data.ImageDataset) -> np.ndarray:
+    """Class sizes, given to the classes by rank of the images they have; none gets more.
+
+    Args:
+        wanted: int64 (C,), largest first.
+        train: all training images.
+
+    Returns:
+        int64 (C,), in the order of the classes.
+    """
+    available = train.class_counts
+    sizes = np.empty_like(wanted)
+    sizes[np.argsort(-available, kind="stable")] = wanted
+    short = np.flatnonzero(sizes > available)
+    if short.size:
+        logging.warning(
+            "%d classes have fewer training images than the profile asks for, all are kept: %s",
+            short.size,
+            ", ".join(train.class_names[label] for label in short[:10]),
+        )
+    return np.minimum(sizes, available)
+
+
+def feasible_sizes(config: LongTailConfig, train: kg.data.ImageDataset) -> np.ndarray | None:
+    """Images to keep of each class, int64 (C,); None keeps all.
+
+    Classes of one size have those of the profile in their order, as the published subsets do.
+    """
+    if config.profile == "as_is":
+        return None
+    counts = train.class_counts
+    mean, least = len(train) // train.num_classes, int(counts.min())
+    sizes = class_sizes(config, len(counts), least if config.profile == "balanced" else mean)
+    if config.profile == "balanced":
+        return np.minimum(sizes, least) if config.quick else sizes
+    if config.profile == "counts" or (least == counts.max() and not config.quick):
+        return sizes
+    return sizes_by_rank(sizes, train)
+
+
+def long_tailed(
+    config: Any, splits: kg.data.Splits, cache_dir: Path, sizes: np.ndarray | None
+) -> kg.data.Splits:
+    """The splits with these class sizes, None for all images, and few images with `--quick`."""
     full = splits.train
-    if config.profile != "as_is":
-        sizes = class_sizes(config, full.num_classes, len(full) // full.num_classes)
+    if sizes is not None:
         # Images that were too many for memory stay in a file.
         path = cache_dir / "train.npy" if isinstance(full.images, np.memmap) else None
         train = kg.data.long_tail(
@@ -70,6 +112,24 @@ def long_tailed(config: LongTailConfig, splits: kg.data.Splits, cache_dir: Path)
         few = first_per_class(splits.test.labels, 20)
         splits = dataclasses.replace(splits, test=splits.test.take(few))
     return splits
+
+
+def invariance_images(config: TrainingConfig, splits: kg.data.Splits) -> kg.data.ImageDataset:
+    """The images that are transformed for the eKLD.
+
+    Raises:
+        InputError: validation images are asked for, and there are none.
+    """
+    if config.invariance_split == "validation":
+        if splits.validation is None:
+            raise InputError(
+                "--invariance_split=validation: no image was set aside for validation (classes of "
+                "one or two images give none); raise --validation_fraction or use auto or test"
+            )
+        return splits.validation
+    if config.invariance_split == "auto" and splits.invariance is not None:
+        return splits.invariance
+    return splits.test
 
 
 def run_on(
@@ -105,7 +165,12 @@ def train_and_measure(
         oracle: see `ClassifierTrainer`.
     """
     train = splits.train
+    if config.quick and config.keep_threshold is not None:
+        # The sizes of --quick are known only now.
+        least = int(train.class_counts.min()) + 1
+        config = dataclasses.replace(config, keep_threshold=max(config.keep_threshold, least))
     # Everything that bad settings would stop is made once before the folder is tied to them.
+    invariance = invariance_images(config, splits)
     trainer = ClassifierTrainer(config, train, splits.validation, None, folder, oracle)
     for method in methods:
         trainer.check(method)
@@ -118,6 +183,8 @@ def train_and_measure(
         class_counts=train.class_counts,
         content_hash=train.content_hash(),
         test_content_hash=splits.test.content_hash(),
+        validation_content_hash=splits.validation and splits.validation.content_hash(),
+        invariance_content_hash=invariance.content_hash(),
         class_names=train.class_names,
         image_shape=train.image_shape,
     )
@@ -145,7 +212,7 @@ def train_and_measure(
         generator = _generator(config, splits, folder, results)
     elif "generator" in config.invariance_transforms:
         logging.info("no method uses a generator: eKLD under the generator is left out")
-    _classifiers(config, methods, splits, generator, folder, results, oracle)
+    _classifiers(config, methods, splits, invariance, generator, folder, results, oracle)
     return results
 
 
@@ -170,14 +237,19 @@ def _generator(
     start = time.monotonic()
     # Not the test images: those are for the classifiers, at the end.
     judged = train.take(first_per_class(train.labels, _JUDGED_PER_CLASS))
-    balanced = splits.recognition
-    if config.recognition_epochs and balanced is not None:
-        held_out = first_per_class(balanced.labels, _JUDGED_PER_CLASS)
+    balanced = splits.recognition if config.recognition_epochs else None
+    if balanced is not None and balanced.class_counts.min() < 2:
+        logging.warning("too few balanced images to judge generated ones: not judged")
+        balanced = None
+    if balanced is not None:
+        # At most half: the others train the judge.
+        number = min(_JUDGED_PER_CLASS, int(balanced.class_counts.min()) // 2)
+        held_out = first_per_class(balanced.labels, number)
         judged = balanced.take(held_out)
         balanced = balanced.take(np.setdiff1d(np.arange(len(balanced)), held_out))
     distance, generated = measure_styles(generator, judged.images, config.generator_seed)
     recognized = recognized_real = None
-    if config.recognition_epochs and balanced is not None:
+    if balanced is not None:
         logits = _recognizer(config, balanced, folder)
         recognized, recognized_real = (
             float(np.mean(logits(images).argmax(-1) == judged.labels))
@@ -229,17 +301,13 @@ def _classifiers(
     config: TrainingConfig,
     methods: Sequence[Method],
     splits: kg.data.Splits,
+    invariance: kg.data.ImageDataset,
     generator: keras.Model | None,
     folder: ResultsFolder,
     results: dict[str, Any],
     oracle: tuple[kg.data.ImageDataset, kg.transforms.Transform] | None,
 ) -> None:
     trainer = ClassifierTrainer(config, splits.train, splits.validation, generator, folder, oracle)
-    invariance = splits.test
-    if config.invariance_split == "validation" and splits.validation is not None:
-        invariance = splits.validation
-    elif config.invariance_split == "auto" and splits.invariance is not None:
-        invariance = splits.invariance
     measurement = Measurement(
         config,
         splits.test,
@@ -288,7 +356,7 @@ def finish(config: TrainingConfig, folder: ResultsFolder, results: dict[str, Any
         folder.read_results(),
         folder.path / "report.html",
         settings=folder.settings,
-        versions=versions(),
+        versions=folder.read_config()["versions"],
     )
     folder.clean_up()
     print_summary(folder.read_results(), str(folder.path))

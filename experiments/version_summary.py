@@ -14,6 +14,9 @@ from experiments.summary import THIRDS, scalars, summarize, text_table, thirds
 _CONFIDENCE = 0.95
 _SHOWN_ACCURACIES = ("test_accuracy", "balanced_accuracy", "head_accuracy", "tail_accuracy")
 _TESTED_ACCURACIES = ("balanced_accuracy", "tail_accuracy")
+_P_VALUES = ("t_test", "wilcoxon")
+# Differences that spread less than this part of the values are equal but for rounding.
+_ROUNDING = 1e-12
 
 
 def combine(versions: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
@@ -29,7 +32,8 @@ def combine(versions: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         As the results of one run, with for each method `confidence_interval_95` (of the mean over
         versions, by Student's t) and `paired_tests` between each two methods (see
-        `paired_tests`); `versions` holds what belongs to one version.
+        `paired_tests`), where `t_test_holm` and `wilcoxon_holm` are adjusted for the number of
+        pairs of methods, for each measure by itself; `versions` holds what belongs to one version.
     """
     first = next(iter(versions.values()))
     order = np.asarray(first["class_order"])
@@ -77,7 +81,32 @@ def combine(versions: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         f"{method} - {base}": paired_tests(methods[method], methods[base])
         for base, method in itertools.combinations(methods, 2)
     }
+    _adjust(list(combined["paired_tests"].values()))
     return combined
+
+
+def _adjust(pairs: Sequence[dict[str, Any]]) -> None:
+    """Adds Holm's p-values: a family is one measure over all pairs of methods."""
+    for measure in pairs[0] if pairs else ():
+        for name in _P_VALUES:
+            adjusted = holm([tests[measure][name] for tests in pairs])
+            for tests, value in zip(pairs, adjusted, strict=True):
+                tests[measure][f"{name}_holm"] = value
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """P-values adjusted for their number; None stays and does not count.
+
+    Reference: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian
+    Journal of Statistics 6, 1979.
+    """
+    known = [i for i, p in enumerate(p_values) if p is not None]
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(sorted(known, key=lambda i: p_values[i])):
+        largest = min(max(largest, (len(known) - rank) * p_values[i]), 1.0)
+        adjusted[i] = largest
+    return adjusted
 
 
 def _mean_of(values: Sequence[Any]) -> Any:
@@ -122,7 +151,7 @@ def paired_tests(method: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str
         For each number of a version: `n`, `mean_difference` (method - base), its
         `confidence_interval_95`, and two-sided p-values `t_test` (paired t) and `wilcoxon` (signed
         rank, which with n versions cannot be below 2 ** (1 - n)); None where n is too small or all
-        differences are equal.
+        differences are equal but for rounding.
     """
     from scipy import stats
 
@@ -136,7 +165,8 @@ def paired_tests(method: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str
         values = [(a[name], b[name]) for a, b in pairs if None not in (a[name], b.get(name))]
         differences = np.array([a - b for a, b in values], dtype=np.float64)
         t_test = wilcoxon = None
-        if len(differences) > 1 and np.ptp(differences) > 0:
+        scale = max((abs(value) for pair in values for value in pair), default=0.0)
+        if len(differences) > 1 and np.std(differences) > _ROUNDING * scale:
             t_test = float(stats.ttest_1samp(differences, 0.0).pvalue)
             wilcoxon = float(stats.wilcoxon(differences).pvalue)
         tested[name] = {
@@ -161,6 +191,48 @@ def rank_rows(
         renamed.append({**rest, "version": version, "rank": rank, "class": label})
     rest_columns = [name for name in columns if name not in ("method", "seed", "class")]
     return ["method", "version", "rank", "class", *rest_columns], renamed
+
+
+def summary_rows(results: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Columns and rows of `summary.csv`: each measure of each method, over the versions."""
+    columns = ["method", "measure", "versions", "mean", "low_95", "high_95"]
+    rows = []
+    for method, entry in results["methods"].items():
+        for measure, mean in entry["mean"].items():
+            low, high = entry["confidence_interval_95"][measure] or (None, None)
+            values = [scalars(version)[measure] for version in entry["seeds"].values()]
+            rows.append(
+                {
+                    "method": method,
+                    "measure": measure,
+                    "versions": sum(value is not None for value in values),
+                    "mean": mean,
+                    "low_95": low,
+                    "high_95": high,
+                }
+            )
+    return columns, rows
+
+
+def paired_test_rows(results: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Columns and rows of `paired_tests.csv`."""
+    columns = ["methods", "measure", "versions", "mean_difference", "low_95", "high_95"]
+    columns += [f"{name}{suffix}" for name in _P_VALUES for suffix in ("", "_holm")]
+    rows = []
+    for pair, tests in results["paired_tests"].items():
+        for measure, test in tests.items():
+            low, high = test["confidence_interval_95"] or (None, None)
+            rows.append(
+                {
+                    "methods": pair,
+                    "measure": measure,
+                    "versions": test["n"],
+                    "low_95": low,
+                    "high_95": high,
+                    **{name: test[name] for name in columns if name in test},
+                }
+            )
+    return columns, rows
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -200,10 +272,13 @@ def table(results: Mapping[str, Any]) -> str:
                         str(test["n"]),
                         f"{difference:+.1f} points" if accuracy else f"{difference:+.3f} nats",
                         f"{test['t_test']:.2g}",
+                        f"{test['t_test_holm']:.2g}",
                         f"{test['wilcoxon']:.2g}",
+                        f"{test['wilcoxon_holm']:.2g}",
                     ]
                 )
-    heading = ["paired over versions", "", "n", "difference", "p, t-test", "p, Wilcoxon"]
+    heading = ["paired over versions", "", "n", "difference", "p, t-test", "Holm"]
+    heading += ["p, Wilcoxon", "Holm"]
     parts.append(text_table([heading, *rows]) if rows else "one version: no paired tests")
     return "\n\n".join(parts)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import numpy as np
 
 from keras_git.data import randomness
 from keras_git.data.dataset import ImageDataset, Splits
-from keras_git.data.sources import _one_line
+from keras_git.data.image_files import read_images
 from keras_git.errors import InputError
 
 NUM_CLASSES = 43
@@ -46,7 +45,6 @@ _TEST_FILES = ("GT-final_test.csv", "Test.csv", "test.csv")
 _ENDINGS = (".ppm", ".png", ".jpg", ".jpeg", ".bmp")
 _TRACK = re.compile(r"(\d+)_(\d+)\.[A-Za-z]+$")
 _TRACK_GROUPS = {"validation": 0, "test": 1}
-_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,8 @@ def load_gtsrb(
     Test images: `GT-final_test.csv` or `Test.csv`, with the same columns, and its images beside it
     or in `Final_Test/Images` or `Test`. Without one, tracks of the training images are set aside.
 
-    Images are stretched to a square, bilinear with antialiasing; the aspect ratio is not kept.
+    Images are stretched to a square, bilinear with antialiasing; the aspect ratio is not kept. How
+    a file becomes an array: `keras_git.data.read_image`.
 
     Args:
         data_dir: the folder.
@@ -121,10 +120,15 @@ def load_gtsrb(
     roots = [root, root / "GTSRB"]
     signs = _training_signs(roots)
     tests = _test_signs(roots)
-    num_classes = 1 + max(sign.label for sign in signs)
-    missing = sorted(set(range(num_classes)) - {sign.label for sign in signs})
-    if missing:
-        raise InputError(f"class {missing[0]} of {num_classes} has no training image in {root}")
+    # By the classes that are there: a wrong number may be of any size.
+    present = sorted({sign.label for sign in signs})
+    num_classes = len(present)
+    missing = next((c for c, label in enumerate(present) if c != label), None)
+    if missing is not None:
+        raise InputError(
+            f"class {missing} of {present[-1] + 1} has no training image in {root}; classes are "
+            "numbered from 0 without gaps"
+        )
     if tests and max(sign.label for sign in tests) >= num_classes:
         raise InputError(
             f"the test images have classes up to {max(s.label for s in tests)}, the training "
@@ -296,45 +300,17 @@ def _annotated(path: Path, folders: Sequence[Path]) -> list[_Sign]:
 
 
 def _images(signs: Sequence[_Sign], size: int, crop: bool) -> np.ndarray:
-    """Reads images in parallel: Pillow works outside Python's lock."""
-    images = np.empty((len(signs), size, size, 3), dtype=np.uint8)
-
-    def read(index: int) -> None:
-        images[index] = _image(signs[index], size, crop)
-
-    threads = ThreadPoolExecutor(_THREADS)
-    try:
-        for _ in threads.map(read, range(len(signs))):
-            pass
-    finally:  # the first image that cannot be read ends it
-        threads.shutdown(cancel_futures=True)
+    boxes = None
+    if crop:
+        without = next((sign for sign in signs if sign.region is None), None)
+        if without is not None:
+            raise InputError(f"{without.path} has no annotated region; do not crop")
+        # The annotated corners are included.
+        regions = [sign.region for sign in signs if sign.region is not None]
+        boxes = [(left, top, right + 1, bottom + 1) for left, top, right, bottom in regions]
+    images, unreadable = read_images(
+        Path(), [str(sign.path) for sign in signs], (size, size), boxes=boxes
+    )
+    for index, reason in unreadable.items():
+        raise InputError(f"{signs[index].path} cannot be read: {reason}")
     return images
-
-
-def _image(sign: _Sign, size: int, crop: bool) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
-
-    box = None
-    try:
-        with Image.open(sign.path) as picture:
-            if crop:
-                if sign.region is None:
-                    raise InputError(f"{sign.path} has no annotated region; do not crop")
-                left, top, right, bottom = sign.region
-                box = (left, top, right + 1, bottom + 1)  # the annotated corners are included
-                if not (
-                    0 <= left < box[2] <= picture.width and 0 <= top < box[3] <= picture.height
-                ):
-                    raise InputError(
-                        f"{sign.path}: the region {sign.region} is not inside the image of "
-                        f"{picture.width} x {picture.height} pixels"
-                    )
-            # Not the `box` of `resize`, which looks at pixels around the box, too.
-            whole = picture.convert("RGB")
-            sign_alone = whole if box is None else whole.crop(box)
-            resized = sign_alone.resize((size, size), Image.Resampling.BILINEAR)
-    except InputError:
-        raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{sign.path} cannot be read: {_one_line(error)}") from error
-    return np.asarray(resized)

@@ -9,7 +9,8 @@ import os
 import shutil
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ _LARGE_PIXELS = 1 << 24
 _FILES_PER_TASK = 32
 _JPEG_MARGIN = 4
 _CACHE_VERSION = 1
+_LEFT_OVER_SECONDS = 3600.0
 
 Progress = Callable[[int, int], None]
+Box = tuple[int, int, int, int]
 
 # Pictures this large are decoded one at a time, so that several cannot fill the memory together.
 _one_large = threading.Lock()
@@ -72,7 +75,26 @@ def check_colour(colour: str) -> None:
         raise InputError(f"colour is {colour!r}; use {' or '.join(CHANNELS)}")
 
 
-def _read(path: str | Path, colour: str, size: tuple[int, int] | None) -> np.ndarray:
+def remove_left_over(paths: Iterable[Path]) -> None:
+    """Removes files and folders that nobody has written to for an hour.
+
+    For the unfinished work of killed processes in a folder that several runs may share.
+    """
+    for path in paths:
+        with contextlib.suppress(OSError):
+            inside = path.rglob("*") if path.is_dir() else ()
+            last = max(p.stat().st_mtime for p in (path, *inside))
+            if time.time() - last < _LEFT_OVER_SECONDS:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+
+
+def _read(
+    path: str | Path, colour: str, size: tuple[int, int] | None, box: Box | None = None
+) -> np.ndarray:
     from PIL import Image
 
     try:
@@ -82,11 +104,11 @@ def _read(path: str | Path, colour: str, size: tuple[int, int] | None) -> np.nda
         if not information.st_size:
             raise _Unreadable("the file is empty (0 bytes)")
         with Image.open(path) as picture:
-            _check_header(picture)
+            _check_header(picture, box)
             if picture.width * picture.height > _LARGE_PIXELS:
                 with _one_large:
-                    return _pixels(picture, colour, size)
-            return _pixels(picture, colour, size)
+                    return _pixels(picture, colour, size, box)
+            return _pixels(picture, colour, size, box)
     except _Unreadable:
         raise
     except MemoryError as error:
@@ -95,7 +117,7 @@ def _read(path: str | Path, colour: str, size: tuple[int, int] | None) -> np.nda
         raise _Unreadable(_reason(error)) from error
 
 
-def _check_header(picture: Any) -> None:
+def _check_header(picture: Any, box: Box | None) -> None:
     if picture.format == "EPS":
         raise _Unreadable("EPS files are programs; convert it to PNG")
     if picture.width * picture.height > MAX_PIXELS:
@@ -103,6 +125,13 @@ def _check_header(picture: Any) -> None:
             f"{picture.width} x {picture.height} pixels are more than {MAX_PIXELS // 10**6} "
             "million; make it smaller"
         )
+    if box is not None:
+        left, top, right, bottom = box
+        if not (0 <= left < right <= picture.width and 0 <= top < bottom <= picture.height):
+            raise _Unreadable(
+                f"the region {box} is not inside the image of {picture.width} x {picture.height} "
+                "pixels"
+            )
 
 
 def _reason(error: BaseException) -> str:
@@ -118,10 +147,10 @@ def _reason(error: BaseException) -> str:
     return f"damaged: {lines[0][:150]}" if lines else f"damaged ({type(error).__name__})"
 
 
-def _pixels(picture: Any, colour: str, size: tuple[int, int] | None) -> np.ndarray:
+def _pixels(picture: Any, colour: str, size: tuple[int, int] | None, box: Box | None) -> np.ndarray:
     from PIL import Image
 
-    if size is not None:
+    if size is not None and box is None:
         side = _JPEG_MARGIN * max(size)
         picture.draft(None, (side, side))  # JPEG: decode smaller; other formats: nothing
     picture.load()
@@ -137,6 +166,9 @@ def _pixels(picture: Any, colour: str, size: tuple[int, int] | None) -> np.ndarr
         converted = Image.alpha_composite(white, picture).convert(mode)
     else:
         converted = picture if picture.mode == mode else picture.convert(mode)
+    if box is not None:
+        # Not the `box` of `resize`, which looks at pixels around the box, too.
+        converted = converted.crop(box)
     if turn is not None:
         converted = converted.transpose(turn)
     if size is not None and converted.size != (size[1], size[0]):
@@ -212,6 +244,7 @@ def read_images(
     size: tuple[int, int],
     *,
     colour: str = "rgb",
+    boxes: Sequence[Box] | None = None,
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[np.ndarray, dict[int, str]]:
@@ -225,6 +258,8 @@ def read_images(
         files: paths of N images.
         size: (height, width) of the result.
         colour: `"rgb"` or `"grey"`.
+        boxes: for each file the region to cut out before it is resized, (left, top, right, bottom)
+            in pixels as they are stored, right and bottom excluded; not with `cache_dir`.
         cache_dir: folder for the decoded images, or None to keep them in memory only.
         progress: called with (files done, N) from the calling thread.
 
@@ -237,6 +272,8 @@ def read_images(
             memory and there is no `cache_dir`.
     """
     check_colour(colour)
+    if boxes is not None and cache_dir is not None:
+        raise InputError("cut-out regions are not cached; leave out boxes or cache_dir")
     shape = (len(files), *size, CHANNELS[colour])
     if cache_dir is None:
         if not fits_into_memory(int(np.prod(shape))):
@@ -246,7 +283,7 @@ def read_images(
             )
         images = np.zeros(shape, np.uint8)
         unreadable: dict[int, str] = {}
-        for start, piece, reasons in _decoded(folder, files, size, colour, progress):
+        for start, piece, reasons in _decoded(folder, files, size, colour, progress, boxes):
             images[start : start + len(piece)] = piece
             unreadable.update(reasons)
         return images, dict(sorted(unreadable.items()))
@@ -290,6 +327,7 @@ def _decoded(
     size: tuple[int, int],
     colour: str,
     progress: Progress | None,
+    boxes: Sequence[Box] | None = None,
 ) -> Iterator[tuple[int, np.ndarray, dict[int, str]]]:
     """(first index, images, reasons) of pieces of `files`, in the order they get done.
 
@@ -305,7 +343,8 @@ def _decoded(
         reasons = {}
         for i, name in enumerate(names):
             try:
-                piece[i] = _read(folder / name, colour, size)
+                box = None if boxes is None else boxes[start + i]
+                piece[i] = _read(folder / name, colour, size, box)
             except _Unreadable as error:
                 reasons[start + i] = str(error)
         return start, piece, reasons
@@ -387,6 +426,7 @@ class _Cache:
         per_image = int(np.prod(self._shape[1:]))
         try:
             self._images.parent.mkdir(parents=True, exist_ok=True)
+            remove_left_over(self._images.parent.glob(".images_*.partial"))
             free = shutil.disk_usage(self._images.parent).free
             if self._shape[0] * per_image > free:
                 raise InputError(

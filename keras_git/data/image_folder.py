@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from keras_git.data.image_files import (
     check_colour,
     fits_into_memory,
     read_images,
+    remove_left_over,
     sample_sizes,
 )
 from keras_git.data.long_tail import stratified_group_split
@@ -35,6 +37,9 @@ _SPLIT_NAMES = {
     "test": "test",
 }
 _IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
+# Files that data sets keep beside their images, such as lists of boxes: no image, no damage.
+_IGNORED_ENDINGS = (".txt", ".csv", ".json", ".xml", ".md")
+_PART = "part_of_"
 _LAYOUTS = "DIR/class/file or DIR/{train,val,test}/class/file"
 
 
@@ -87,8 +92,10 @@ def load_image_folder(
 
     Layouts: `DIR/class/file` and `DIR/{train,val,test}/class/file` (`validation` and `valid` mean
     `val`; only `train` must be there). Files may lie in further folders inside a class folder.
-    Names that begin with a dot are ignored, symbolic links are followed once. Files that cannot
-    be read are skipped and listed. How a file becomes an array: `keras_git.data.read_image`.
+    Names that begin with a dot, `Thumbs.db`, and files that end in .txt, .csv, .json, .xml or .md
+    are ignored. Links are followed, but no file is read twice: what is seen again in its own class
+    is skipped and listed, as are files that cannot be read. How a file becomes an array:
+    `keras_git.data.read_image`.
 
     Splits that are not given are made from the training images, by class (stratified) and seed.
     The test part of a class is `test_share` of it and at least one image if the class has two;
@@ -119,8 +126,9 @@ def load_image_folder(
     Raises:
         InputError: there is no such folder, no class folder or only one, an empty class, classes
             that differ in case only, a test class without training images, no readable image in a
-            class, a regular expression that does not match, a group in two given splits, too many
-            images for the memory without a `cache_dir`; with `strict`, an unreadable file.
+            class, a file or folder that links bring into two classes or two splits, a regular
+            expression that does not match, a group in two given splits, too many images for the
+            memory without a `cache_dir`; with `strict`, an unreadable file.
     """
     folder = _checked_folder(path)
     check_colour(colour)
@@ -134,11 +142,14 @@ def load_image_folder(
         )
     pattern = _compiled(group_regex)
     parts = _split_folders(folder)
+    seen = _Seen()
     if parts is None:
-        listings = {"train": _list_classes(folder, "", max_per_class)}
+        listings = {"train": _list_classes(folder, "", max_per_class, seen)}
     else:
-        listings = {s: _list_classes(folder, name, max_per_class) for s, name in parts.items()}
-    names = _common_classes(listings)
+        listings = {
+            s: _list_classes(folder, name, max_per_class, seen) for s, name in parts.items()
+        }
+    names = _common_classes(folder, listings, parts or {})
     files = [file for listing in listings.values() for file in listing.files]
     labels = np.concatenate([_renumbered(listing, names) for listing in listings.values()])
     split_of = np.repeat(list(listings), [len(listing.files) for listing in listings.values()])
@@ -180,6 +191,7 @@ def load_image_folder(
 
     everything = ImageDataset(images, labels, len(names), names, folder.resolve().name or "images")
     datasets = {s: _taken(everything, indices, cache_dir) for s, indices in chosen.items()}
+    _remove_other_parts(everything, datasets.values())
     for split in ("test", "validation"):
         if split in datasets and not datasets[split].class_counts.all():
             missing = int(np.sum(datasets[split].class_counts == 0))
@@ -218,7 +230,7 @@ def load_class_folder(
     """
     folder = _checked_folder(path)
     check_colour(colour)
-    listing = _list_classes(folder, "", None)
+    listing = _list_classes(folder, "", None, _Seen())
     files = list(listing.files)
     images, reasons = _images(folder, files, image_size, colour, cache_dir, progress)
     unreadable = _report(
@@ -232,7 +244,9 @@ def load_class_folder(
         folder.resolve().name or "images",
     )
     readable = np.setdiff1d(np.arange(len(files)), list(reasons))
-    return _taken(everything, readable, cache_dir), unreadable
+    taken = _taken(everything, readable, cache_dir)
+    _remove_other_parts(everything, [taken])
+    return taken, unreadable
 
 
 def default_image_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -326,11 +340,41 @@ def _split_folders(folder: Path) -> dict[str, str] | None:
     return {split: found[split] for split in ("train", "validation", "test") if split in found}
 
 
-def _list_classes(folder: Path, part: str, max_per_class: int | None) -> _Listing:
+class _Seen:
+    """Folders and files by what they are, not by name: links give one thing several names."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[int, int], tuple[str, str]] = {}
+
+    def before(self, information: os.stat_result, relative: str, home: str) -> str | None:
+        """The name under which the same thing was seen before in its class, or None.
+
+        Args:
+            information: of the file or folder.
+            relative: its path.
+            home: path of its class folder.
+
+        Raises:
+            InputError: it was seen in another class or another split.
+        """
+        if not information.st_ino:  # file systems without such numbers
+            return None
+        key = information.st_dev, information.st_ino
+        place, first = self._places.setdefault(key, (home, relative))
+        if place != home:
+            raise InputError(
+                f"{first!r} and {relative!r} are the same through a link: an image can be in one "
+                "split and one class only; remove one of the two"
+            )
+        return None if first == relative else first
+
+
+def _list_classes(folder: Path, part: str, max_per_class: int | None, seen: _Seen) -> _Listing:
     """All files below the class folders of `folder/part`."""
     root = folder / part
     unreadable: list[tuple[str, str]] = []
     above = {_identity(root), *(_identity(parent) for parent in root.resolve().parents)}
+    above.add(_identity(folder))
     names = []
     for name in _folders(root):
         if _identity(root / name) in above:
@@ -349,41 +393,76 @@ def _list_classes(folder: Path, part: str, max_per_class: int | None) -> _Listin
     files: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        seen = set(above)
-        found, wrong = _walk(folder, _joined(part, name), seen)
-        unreadable += wrong
-        if not found:
-            raise InputError(
-                f"class {_joined(part, name)!r} is empty; put images into it or remove its folder"
-            )
-        files += found[:max_per_class]
-        labels += [label] * len(found[:max_per_class])
+        home = _joined(part, name)
+        walk = _Walk(folder, home, above, seen)
+        walk.enter(home)
+        unreadable += walk.wrong
+        if not walk.files:
+            raise InputError(f"class {home!r} {walk.why_empty()}")
+        files += walk.files[:max_per_class]
+        labels += [label] * len(walk.files[:max_per_class])
     return _Listing(tuple(names), tuple(files), np.asarray(labels, np.int64), tuple(unreadable))
 
 
-def _walk(
-    folder: Path, relative: str, seen: set[tuple[int, int]]
-) -> tuple[list[str], list[tuple[str, str]]]:
-    """Files at and below `folder/relative`, and what could not be entered; no folder twice."""
-    try:
-        identity = _identity(folder / relative)
-        if identity in seen:
-            return [], [(relative, "a symbolic link to a folder that is read already")]
-        seen.add(identity)
-        entries = _entries(folder / relative)
-    except OSError as error:
-        return [], [(relative, error.strerror or str(error))]
-    files: list[str] = []
-    wrong: list[tuple[str, str]] = []
-    for entry in entries:
-        name = _joined(relative, entry.name)
-        if _is_folder(entry):
-            deeper, deeper_wrong = _walk(folder, name, seen)
-            files += deeper
-            wrong += deeper_wrong
+class _Walk:
+    """Files at and below one class folder.
+
+    Attributes:
+        files: paths relative to `folder`, in the order of names.
+        wrong: (path, reason) of what could not be entered or is there already.
+        ignored: number of files that are no images by their ending.
+    """
+
+    def __init__(self, folder: Path, home: str, above: set[tuple[int, int]], seen: _Seen) -> None:
+        self._folder, self._home, self._above, self._seen = folder, home, above, seen
+        self.files: list[str] = []
+        self.wrong: list[tuple[str, str]] = []
+        self.ignored = 0
+
+    def enter(self, relative: str) -> None:
+        """Adds what is at and below `relative`; no folder and no file twice."""
+        try:
+            information = os.stat(self._folder / relative)
+            entries = _entries(self._folder / relative)
+        except OSError as error:
+            self.wrong.append((relative, error.strerror or str(error)))
+            return
+        if (information.st_dev, information.st_ino) in self._above:
+            self.wrong.append((relative, "a symbolic link to a folder it lies in"))
+            return
+        if self._seen.before(information, relative, self._home) is not None:
+            self.wrong.append((relative, "a symbolic link to a folder that is read already"))
+            return
+        for entry in entries:
+            name = _joined(relative, entry.name)
+            if _is_folder(entry):
+                self.enter(name)
+            elif entry.name.lower().endswith(_IGNORED_ENDINGS):
+                self.ignored += 1
+            else:
+                self._add(entry, name)
+
+    def _add(self, entry: os.DirEntry[str], name: str) -> None:
+        first = None
+        # A link to nothing, or to itself, is left to the pass that decodes.
+        with contextlib.suppress(OSError):
+            first = self._seen.before(entry.stat(), name, self._home)
+        if first is None:
+            self.files.append(name)
         else:
-            files.append(name)
-    return files, wrong
+            self.wrong.append((name, f"the same file as {first!r}, through a link"))
+
+    def why_empty(self) -> str:
+        """What is wrong with a class without files, and what to do."""
+        if self.wrong:
+            path, reason = self.wrong[0]
+            return f"holds no file that can be read; the first: {path!r}: {reason}"
+        if self.ignored:
+            return (
+                f"has no images, only {self.ignored} files of text; put images into it or remove "
+                "its folder"
+            )
+        return "is empty; put images into it or remove its folder"
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -413,10 +492,19 @@ def _check_names(names: Sequence[str], root: Path) -> None:
         seen[key] = name
 
 
-def _common_classes(listings: Mapping[str, _Listing]) -> tuple[str, ...]:
+def _common_classes(
+    folder: Path, listings: Mapping[str, _Listing], parts: Mapping[str, str]
+) -> tuple[str, ...]:
     names = listings["train"].class_names
     for split, listing in listings.items():
         strange = [name for name in listing.class_names if name not in names]
+        if len(strange) == 1 and len(listing.class_names) == 1:
+            # Tiny ImageNet: val/images/*.JPEG, its classes in a text file.
+            raise InputError(
+                f"{folder / parts[split]} has only the folder {strange[0]!r}, which is no class of "
+                f"{parts['train']!r}: without class folders give {folder / parts['train']} as the "
+                "folder, and other parts are made from it"
+            )
         if strange:
             raise InputError(
                 f"class {strange[0]!r} of the {split} folder is not in the train folder; every "
@@ -506,15 +594,32 @@ def _taken(
         return everything
     if cache_dir is None or fits_into_memory(images.nbytes):
         return everything.take(indices)
+    source = Path(images.filename)  # type: ignore[attr-defined]
     made_of = everything.labels.tobytes() + indices.tobytes()
-    source = os.stat(images.filename)  # type: ignore[attr-defined]
-    made_of += repr((str(images.filename), source.st_mtime_ns)).encode()  # type: ignore[attr-defined]
-    path = Path(cache_dir) / f"part_{hashlib.sha256(made_of).hexdigest()[:16]}.npy"
+    made_of += repr((str(source), os.stat(source).st_mtime_ns)).encode()
+    name = f"{_PART}{source.stem}_{hashlib.sha256(made_of).hexdigest()[:16]}.npy"
+    path = Path(cache_dir) / name
     part = (everything.labels[indices], everything.num_classes, everything.class_names)
     try:
         cached = np.load(path, mmap_mode="r", allow_pickle=False)
         if cached.shape == (len(indices), *images.shape[1:]):
+            os.utime(path)  # in use: no left-over
             return ImageDataset(cached, *part, everything.name)
     except (OSError, ValueError):
         pass
     return everything.take(indices, path)
+
+
+def _remove_other_parts(everything: ImageDataset, used: Iterable[ImageDataset]) -> None:
+    """Files of other splits, or of older images, would pile up in a folder that is kept."""
+    if not isinstance(everything.images, np.memmap):
+        return
+    source = Path(everything.images.filename)  # type: ignore[arg-type]
+    keep = {
+        Path(part.images.filename).name  # type: ignore[arg-type]
+        for part in used
+        if isinstance(part.images, np.memmap)
+    }
+    remove_left_over(
+        path for path in source.parent.glob(f"{_PART}{source.stem}_*") if path.name not in keep
+    )

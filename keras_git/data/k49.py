@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
+import shutil
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -26,6 +29,7 @@ import numpy as np
 from keras_git import transforms
 from keras_git.data import randomness
 from keras_git.data.dataset import ImageDataset, Splits
+from keras_git.data.image_files import remove_left_over
 from keras_git.data.long_tail import cyclic_indices
 from keras_git.data.profiles import class_sizes
 from keras_git.data.sources import _one_line
@@ -42,14 +46,22 @@ FILES = {
     "k49-test-imgs.npz": "d352e201d846ce6b94f42c990966f374",
     "k49-test-labels.npz": "4da6f7a62e67a832d5eb1bd85c5ee448",
 }
-OFFICIAL_SIZES = (232_365, 38_547)
+# The same of the stand-in on which this project is developed: characters drawn from fonts.
+STANDIN_FILES = {
+    "k49-train-imgs.npz": "a45067e32cd965117c41b19d6f8afef6",
+    "k49-train-labels.npz": "e2b55af2fb0eba1cae25d02c4d5cc167",
+    "k49-test-imgs.npz": "4f0c765681a28aa3b07093af715cab42",
+    "k49-test-labels.npz": "dca31b648b347e7c8e06565f76352ac6",
+}
 OFFICIAL_NAME = "Kuzushiji-49"
 STANDIN_NAME = "font-drawn stand-in for Kuzushiji-49"
+OTHER_NAME = "images in the format of Kuzushiji-49"
 CLASS_NAMES = tuple(
     "あいうえおかきくけこさしすせそたちつてとなにぬねのはひふへほまみむめもやゆよらりるれろわゐゑをんゝ"
 )
 NUISANCES = ("rotation", "background", "dilation_erosion", "grey_level")
 
+_DOWNLOADS = ".download."
 _CHUNK = 500
 _TRAIN, _VALIDATION, _TEST, _RECOGNITION = 0, 1, 2, 3
 _APPLY: dict[str, Callable[[np.ndarray, dict[str, np.ndarray]], np.ndarray]] = {
@@ -69,13 +81,14 @@ def load_k49(data_dir: str | Path, *, download: bool = False) -> Splits:
         download: fetch what is not there (about 75 MB in all) and check the MD5 of all four.
 
     Returns:
-        Splits of the complete, untransformed sets, images (N, 28, 28, 1). Their name is
-        `OFFICIAL_NAME` for the 232,365 + 38,547 images of the official files and `STANDIN_NAME`
-        for anything else, so that results say what they were measured on.
+        Splits of the complete, untransformed sets, images (N, 28, 28, 1). Their name says what
+        results are measured on, by the MD5 of all four files: `OFFICIAL_NAME`, `STANDIN_NAME`, or
+        `OTHER_NAME` for anything else.
 
     Raises:
         InputError: a missing, damaged or other file, images or labels of another shape, type or
-            range, a class without images; with `download`, no connection or a wrong MD5.
+            range, a class without images; with `download`, no connection, a wrong MD5 or a folder
+            that cannot be written.
     """
     folder = Path(data_dir).expanduser()
     if download:
@@ -99,8 +112,7 @@ def load_k49(data_dir: str | Path, *, download: bool = False) -> Splits:
                 f"{len(images)} images need integers ({len(images)},)"
             )
         sets.append((images[..., None], labels))
-    official = tuple(len(labels) for _, labels in sets) == OFFICIAL_SIZES
-    name = OFFICIAL_NAME if official else STANDIN_NAME
+    name = _name(folder)
     train, test = (
         ImageDataset(images, labels, NUM_CLASSES, CLASS_NAMES, name) for images, labels in sets
     )
@@ -114,38 +126,67 @@ def load_k49(data_dir: str | Path, *, download: bool = False) -> Splits:
     return Splits(train, test)
 
 
+def _name(folder: Path) -> str:
+    """What the four files are, by their content: files of the same sizes may be anything."""
+    found = {name: _md5(folder / name) for name in FILES}
+    if found == FILES:
+        return OFFICIAL_NAME
+    return STANDIN_NAME if found == STANDIN_FILES else OTHER_NAME
+
+
 def _download(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be made ({error.strerror}); name another") from error
+    """Fetches what is not there; a file is in its place whole and checked, or not at all."""
+    missing = []
     for name, md5 in FILES.items():
         path = folder / name
-        if path.exists():
-            # `get_file` would replace it, and it may be somebody's own.
-            if _md5(path) != md5:
-                raise InputError(
-                    f"{path} is not the official file (MD5 {_md5(path)}, not {md5}); remove it, or "
-                    "leave out the download to use it as it is"
-                )
-            continue
-        try:
-            keras.utils.get_file(
-                name,
-                URL + name,
-                cache_dir=str(folder),
-                cache_subdir="",
-                file_hash=md5,
-                hash_algorithm="md5",
+        if not path.exists():
+            missing.append(name)
+        # It may be somebody's own: it is not replaced.
+        elif _md5(path) != md5:
+            raise InputError(
+                f"{path} is not the official file (MD5 {_md5(path)}, not {md5}); remove it, or "
+                "leave out the download to use it as it is"
             )
-        except Exception as error:  # any failure of the network is the same to the user
+    if not missing:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_left_over(folder.glob(f"{_DOWNLOADS}*"))
+        # `get_file` writes to the final name from the first byte on, and leaves wrong bytes there.
+        workspace = Path(tempfile.mkdtemp(prefix=_DOWNLOADS, dir=folder))
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror or error}); name another folder"
+        ) from error
+    try:
+        for name in missing:
+            _fetch(name, workspace)
+            os.replace(workspace / name, folder / name)
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+
+
+def _fetch(name: str, workspace: Path) -> None:
+    path = workspace / name
+    try:
+        keras.utils.get_file(
+            name,
+            URL + name,
+            cache_dir=str(workspace.absolute()),
+            cache_subdir="",
+            file_hash=FILES[name],
+            hash_algorithm="md5",
+        )
+    except Exception as error:  # any failure of the network is the same to the user
+        if not path.is_file():
             raise InputError(
                 f"{URL + name} cannot be downloaded: {_one_line(error)}; check the network, or "
-                f"put the file into {folder}"
+                f"put the file into {workspace.parent}"
             ) from error
-        if not path.is_file() or _md5(path) != md5:
-            path.unlink(missing_ok=True)
-            raise InputError(f"{URL + name} did not arrive whole (its MD5 is not {md5}); try again")
+    if not path.is_file() or _md5(path) != FILES[name]:
+        raise InputError(
+            f"{URL + name} did not arrive whole (its MD5 is not {FILES[name]}); try again"
+        )
 
 
 def _md5(path: Path) -> str:
@@ -161,7 +202,7 @@ def _array(path: Path) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return archive["arr_0"]
-    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError,
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError,
             zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
         raise InputError(
             f"cannot read {path}: {_one_line(error)}; it must be an .npz file with one array arr_0"

@@ -87,7 +87,14 @@ def long_tail(
             f"sizes has shape {sizes.shape}; {dataset.name} has {dataset.num_classes} classes"
         )
     if (sizes < 1).any():
-        raise InputError(f"class {int(np.argmax(sizes < 1))} would be empty; give every class 1+")
+        empty = _class(dataset, int(np.argmax(sizes < 1)))
+        raise InputError(f"{empty} would be empty; give every class 1+")
+    short = np.flatnonzero(sizes > dataset.class_counts)
+    if short.size:
+        raise InputError(
+            f"{_class(dataset, short[0])} has {dataset.class_counts[short[0]]} images, the profile "
+            f"asks for {sizes[short[0]]}; use smaller class sizes"
+        )
     subset = dataset.take(long_tailed_indices(dataset.labels, sizes, selection, seed), path)
     logging.info(
         "long-tailed %s: %d images, class counts %s, content hash %s",
@@ -97,6 +104,12 @@ def long_tail(
         subset.content_hash(),
     )
     return subset
+
+
+def _class(dataset: ImageDataset, label: int) -> str:
+    """A class as a message names it: its number, and its name if that is another."""
+    name = dataset.class_names[label]
+    return f"class {label}" + (f" ({name!r})" if name != str(label) else "")
 
 
 def cyclic_indices(
@@ -264,7 +277,8 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         images: uint8 array (N, height, width, channels), may be a memmap.
 
     Returns:
-        `(mean, std)`, float32 arrays (channels,).
+        `(mean, std)`, float32 arrays (channels,). The std of a channel that has one value only is
+        given as 1, so that a network can divide by it.
 
     Raises:
         InputError: for images of another rank or dtype.
@@ -284,4 +298,5 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     weights = histogram / histogram.sum(axis=1, keepdims=True)
     mean = weights @ levels
     variance = np.sum(weights * (levels[None, :] - mean[:, None]) ** 2, axis=1)
+    variance[np.count_nonzero(histogram, axis=1) == 1] = 1.0
     return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)

@@ -162,7 +162,9 @@ def load_npz(
             arrays = {key: _member(archive, key, cache, max_bytes) for key in archive}
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile,
+            zlib.error) as error:  # fmt: skip
+        # RuntimeError: an archive with a password, or of a compression that Python does not know.
         raise InputError(
             f"cannot read {path}: {_one_line(error)}; it must be an .npz file of plain arrays"
         ) from error

@@ -230,7 +230,10 @@ def image_normalization(x: Any, mean: Any, std: Any, channels: int, prefix: str)
             f"mean and std must be scalars or have one entry for each of the {channels} channels"
         ) from None
     if not (np.isfinite(means).all() and np.isfinite(deviations).all() and (deviations > 0).all()):
-        raise InputError(f"mean {mean!r} and std {std!r} must be finite, std above 0")
+        raise InputError(
+            f"mean {means.tolist()} and std {deviations.tolist()} must be finite and std above 0: "
+            "give std 1 for a channel that never changes"
+        )
     x = layers.Rescaling(1.0 / 255.0, name=f"{prefix}_rescaling")(x)
     return layers.Normalization(
         axis=-1,

@@ -214,7 +214,8 @@ def accuracy_per_class(results: Mapping[str, Any], path: str | Path) -> Path:
 
 def _dataset_line(results: Mapping[str, Any]) -> str:
     """What the results were measured on, as a second line of a title."""
-    return f"\n{results['dataset']}" if results.get("dataset") else ""
+    name = drawable(str(results.get("dataset") or ""), "")
+    return f"\n{name}" if name else ""
 
 
 def _class_counts(results: Mapping[str, Any]) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +185,13 @@ def test_the_sign_alone(layouts):
         load_gtsrb(layouts["plain"], crop_to_sign=True)
 
 
+def test_a_region_outside_its_image_is_named(tmp_path):
+    one_csv(tmp_path)
+    edited(tmp_path, "Test.csv", ",5,5,", ",5,-1,")
+    with pytest.raises(InputError, match="Test/00000.png cannot be read: the region .* not inside"):
+        load_gtsrb(tmp_path, crop_to_sign=True)
+
+
 def test_images_are_stretched_by_a_bilinear_filter(layouts):
     train = load_gtsrb(layouts["official"], validation_fraction=0, image_size=8).train
     expected = picture(0, 0, 3).resize((8, 8), Image.Resampling.BILINEAR)
@@ -244,6 +252,29 @@ def test_folders_that_are_something_else(tmp_path):
     picture(2, 0, 0).save(tmp_path / "00002/00000_00000.ppm")
     with pytest.raises(InputError, match="class 1 of 3 has no training image"):
         load_gtsrb(tmp_path)
+
+
+def test_a_wrong_class_number_costs_no_memory(tmp_path):
+    one_csv(tmp_path)
+    edited(tmp_path, "Train.csv", ",2\r\n", f",{10**30}\r\n")
+    with pytest.raises(InputError, match="class 3 of 10000.* has no training image"):
+        load_gtsrb(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+def test_images_are_read_like_those_of_any_folder(tmp_path):
+    """Transparency, and a file that would be waited for without end."""
+    plain(tmp_path)
+    clear = Image.new("RGBA", (9, 9), (200, 0, 0, 0))
+    clear.save(tmp_path / "00000/00000_00000.png")
+    (tmp_path / "00000/00000_00000.ppm").unlink()
+    splits = load_gtsrb(tmp_path, validation_fraction=0, test_fraction=0.3)
+    images = np.concatenate([splits.train.images, splits.test.images])
+    assert np.sum((images == 255).all(axis=(1, 2, 3))) == 1
+    (tmp_path / "00000/00000_00000.png").unlink()
+    os.mkfifo(tmp_path / "00000/00000_00000.ppm")
+    with pytest.raises(InputError, match="00000_00000.ppm cannot be read: not a regular file"):
+        load_gtsrb(tmp_path, validation_fraction=0, test_fraction=0.3)
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,88 @@ def test_links_loops_and_pipes(tmp_path):
     ]  # fmt: skip
 
 
+@posix
+@pytest.mark.parametrize(
+    ("link", "target", "names"),
+    [
+        ("test", "train", ("train/a", "test/a")),
+        ("test/a", "../train/a", ("train/a", "test/a")),
+        ("test/a/x", "../../train/a", ("train/a", "test/a/x")),
+        ("test/a/x.png", "../../train/a/01.png", ("train/a/01.png", "test/a/x.png")),
+        ("train/c", "b", ("train/b", "train/c")),
+        ("train/b/x.png", "../a/00.png", ("train/a/00.png", "train/b/x.png")),
+        ("train/a/all", "../../test", ("train/a/all/a", "test/a")),
+    ],
+)
+def test_no_image_is_in_two_splits_or_classes(tmp_path, link, target, names):
+    """Links would make training images of test images, or give an image two labels."""
+    fill(tmp_path / "train", {"a": 3, "b": 3})
+    if link != "test":
+        (tmp_path / "test/b").mkdir(parents=True)
+        draw(tmp_path / "test/b/00.png")
+        if link.startswith("test/a/") or target.endswith("test"):
+            draw(tmp_path / "test/a/02.png")
+    (tmp_path / link).symlink_to(target)
+    with pytest.raises(InputError, match="the same through a link") as raised:
+        load_image_folder(tmp_path, image_size=8)
+    assert all(repr(name) in str(raised.value) for name in names)
+    assert "\n" not in str(raised.value)
+
+
+@posix
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_file_with_two_names_in_its_class_is_read_once(tmp_path, link):
+    """Else one of them could become a training and the other a test image."""
+    fill(tmp_path, {"a": 5, "b": 5})
+    for i in range(5):
+        link(tmp_path / f"a/{i:02d}.png", tmp_path / f"a/copy{i}.png")
+    found = load_image_folder(tmp_path, image_size=8)
+    assert found.splits.train.class_counts.tolist() == [4, 4]
+    assert found.unreadable[0] == ("a/copy0.png", "the same file as 'a/00.png', through a link")
+    assert len(found.unreadable) == 5
+    with pytest.raises(InputError, match="the same through a link"):
+        link(tmp_path / "a/00.png", tmp_path / "b/other.png")
+        load_class_folder(tmp_path, image_size=8)
+
+
+def test_text_beside_images_is_no_damage(tmp_path):
+    fill(tmp_path, {"a/images": 4, "b/images": 4})
+    for name in ("a/a_boxes.txt", "b/b_boxes.TXT", "b/list.csv", "a/x.json", "a/x.xml", "a/x.md"):
+        (tmp_path / name).write_text("text")
+    found = load_image_folder(tmp_path, image_size=8, strict=True)
+    assert found.unreadable == () and len(found.splits.train) == 6
+
+
+def test_an_unpacked_tiny_imagenet(tmp_path):
+    """Its validation images lie in one folder, their classes in a text file."""
+    root = tmp_path / "tiny-imagenet-200"
+    for name in ("n01443537", "n01629819"):
+        fill(root / "train", {f"{name}/images": 5}, suffix="JPEG")
+        (root / f"train/{name}/{name}_boxes.txt").write_text("n0_0.JPEG\t0\t10\t63\t58\n")
+    for part in ("val", "test"):
+        fill(root / part, {"images": 2}, suffix="JPEG")
+    (root / "val/val_annotations.txt").write_text("val_0.JPEG\tn01443537\t0\t32\t44\t62\n")
+    with pytest.raises(InputError, match="has only the folder 'images'.* give .*/train as"):
+        load_image_folder(root, image_size=8)
+    found = load_image_folder(root / "train", image_size=8, strict=True, validation_share=0.2)
+    assert found.class_names == ("n01443537", "n01629819")
+    assert found.splits.train.class_counts.tolist() == [3, 3]
+
+
+def test_the_reason_why_a_class_cannot_be_read_is_said(tmp_path, monkeypatch):
+    fill(tmp_path, {"a": 3, "b": 3})
+    entries = image_folder._entries
+
+    def closed(folder):
+        if Path(folder).name == "b":
+            raise PermissionError(13, "Permission denied")
+        return entries(folder)
+
+    monkeypatch.setattr(image_folder, "_entries", closed)
+    with pytest.raises(InputError, match="class 'b' holds no file.*'b': Permission denied"):
+        load_image_folder(tmp_path, image_size=8)
+
+
 def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     fill(tmp_path, {"a": 3, "b": 3})
     monkeypatch.setattr(image_files, "MAX_PIXELS", 1000)
@@ -217,8 +299,12 @@ def test_folders_of_text(tmp_path):
     for name in ("a/1.txt", "a/2.txt", "b/1.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("text")
-    with pytest.raises(InputError, match="none of 3 files is a readable image; first 'a/1.txt'"):
+    with pytest.raises(InputError, match="class 'a' has no images, only 2 files of text"):
         load_image_folder(tmp_path)
+    (tmp_path / "a/1.png").write_text("text")
+    with pytest.raises(InputError, match="none of 2 files is a readable image; first 'a/1.png'"):
+        load_image_folder(tmp_path)
+    (tmp_path / "a/1.png").unlink()
     fill(tmp_path, {"a": 3})
     with pytest.raises(InputError, match="class 'b' has no readable image.*'b/1.jpg'"):
         load_image_folder(tmp_path)
@@ -335,6 +421,19 @@ def test_resizing_is_antialiased_and_keeps_the_mean(tmp_path):
     np.testing.assert_allclose(small.astype(int), np.asarray(exact).astype(int), atol=8)
 
 
+def test_a_region_is_cut_out_before_it_is_resized(tmp_path):
+    pixels = np.arange(20 * 30 * 3, dtype=np.uint32).reshape(20, 30, 3).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    boxes = [(3, 2, 13, 12), (25, 0, 31, 5)]
+    images, unreadable = image_files.read_images(
+        tmp_path, ["x.png", "x.png"], (10, 10), boxes=boxes
+    )
+    np.testing.assert_array_equal(images[0], pixels[2:12, 3:13])
+    assert list(unreadable) == [1] and "not inside the image of 30 x 20" in unreadable[1]
+    with pytest.raises(InputError, match="not cached"):
+        image_files.read_images(tmp_path, ["x.png"], (8, 8), boxes=boxes[:1], cache_dir=tmp_path)
+
+
 def test_default_image_size():
     assert default_image_size([]) == (32, 32)
     assert default_image_size([(28, 28)]) == (28, 28)
@@ -359,9 +458,9 @@ def test_the_cache_is_used_until_a_file_changes(tmp_path, monkeypatch):
     (data / "a/bad.png").write_text("text")
     calls, read = [], image_files._read
 
-    def counted(path, colour, size):
+    def counted(path, *options):
         calls.append(path)
-        return read(path, colour, size)
+        return read(path, *options)
 
     monkeypatch.setattr(image_files, "_read", counted)
     progress = []
@@ -419,6 +518,24 @@ def test_more_images_than_memory(tmp_path, monkeypatch):
             assert dataset.content_hash() == getattr(plain.splits, split).content_hash()
     dataset, _ = load_class_folder(data, image_size=8, cache_dir=cache)
     assert len(dataset) == 30
+
+
+def test_left_overs_of_killed_runs_go(tmp_path, monkeypatch):
+    """What is unfinished, and parts of other splits; but not what another run works on now."""
+    data, cache = fill(tmp_path / "data", {"a": 10, "b": 20}), tmp_path / "cache"
+    monkeypatch.setattr(image_files, "_memory", lambda: 4000)
+    load_image_folder(data, image_size=8, cache_dir=cache)
+    first = set(cache.glob("part_*.npy"))
+    (cache / ".images_0.npy.1.partial").touch()
+    (cache / ".images_0.npy.2.partial").touch()
+    for old in (*first, cache / ".images_0.npy.1.partial"):
+        os.utime(old, (1, 1))
+    draw(data / "a/new.png")
+    load_image_folder(data, image_size=8, cache_dir=cache, seed=1)
+    assert not first & set(cache.iterdir()) and len(list(cache.glob("part_*"))) == 2
+    assert [path.name for path in cache.glob(".*")] == [".images_0.npy.2.partial"]
+    load_image_folder(data, image_size=8, cache_dir=cache, seed=2)
+    assert len(list(cache.glob("part_*"))) == 4  # those of seed 1 may be in use
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):

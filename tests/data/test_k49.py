@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
+import os
 
 import keras
 import numpy as np
@@ -50,15 +50,24 @@ def source(folder) -> Splits:
     return load_k49(folder)
 
 
-def test_the_archives_are_read_as_they_are(source, monkeypatch, folder):
+def test_the_archives_are_read_as_they_are(source):
     arrays = archives()
     np.testing.assert_array_equal(source.train.images[..., 0], arrays["k49-train-imgs.npz"])
     np.testing.assert_array_equal(source.test.labels, arrays["k49-test-labels.npz"])
     assert source.train.class_names[:3] == ("あ", "い", "う") and source.train.num_classes == 49
     assert len(set(source.train.class_names)) == 49
-    assert source.train.name == source.test.name == "font-drawn stand-in for Kuzushiji-49"
-    monkeypatch.setattr(k49, "OFFICIAL_SIZES", (49 * PER_CLASS, 98))
+
+
+def test_the_name_says_what_the_files_are(folder, tmp_path, monkeypatch):
+    """By their content: four files of the official sizes may hold anything."""
+    assert load_k49(folder).test.name == "images in the format of Kuzushiji-49"
+    md5 = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in k49.FILES}
+    monkeypatch.setattr(k49, "STANDIN_FILES", md5)
+    assert load_k49(folder).train.name == "font-drawn stand-in for Kuzushiji-49"
+    monkeypatch.setattr(k49, "FILES", md5)
     assert load_k49(folder).train.name == "Kuzushiji-49"
+    write(tmp_path, **{"k49-test-labels.npz": np.roll(archives()["k49-test-labels.npz"], 1)})
+    assert load_k49(tmp_path).train.name == "images in the format of Kuzushiji-49"
 
 
 LABELS = archives()["k49-train-labels.npz"]
@@ -105,44 +114,103 @@ def test_other_files_are_refused(tmp_path):
         load_k49(tmp_path)
 
 
-def test_the_download_checks_every_file(tmp_path, folder, monkeypatch):
+@pytest.mark.parametrize("change", ["password", "compression"])
+def test_archives_that_python_cannot_open(tmp_path, change):
+    write(tmp_path)
+    locked(tmp_path / "k49-test-imgs.npz", change)
+    with pytest.raises(InputError, match="cannot read .*k49-test-imgs.npz") as error:
+        load_k49(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def locked(path, change: str) -> None:
+    """Says in both headers of the only file that it needs a password, or compression 99."""
+    content = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        at = content.index(signature) + flags
+        if change == "password":
+            content[at] |= 1
+        else:
+            content[at + 2 : at + 4] = (99).to_bytes(2, "little")
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def served(folder, monkeypatch):
+    """The miniature in the place of the official files; `get_file` is the real one."""
+    monkeypatch.setattr(k49, "URL", f"{folder.as_uri()}/")
     md5 = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in k49.FILES}
-    asked = []
-
-    def get_file(name, origin, cache_dir, cache_subdir, file_hash, hash_algorithm):
-        asked.append((origin, file_hash, hash_algorithm))
-        shutil.copy(folder / name, cache_dir)
-
-    monkeypatch.setattr(keras.utils, "get_file", get_file)
-    with pytest.raises(InputError, match="did not arrive whole"):  # not the official bytes
-        load_k49(tmp_path / "new", download=True)
-    assert asked == [
-        (
-            "http://codh.rois.ac.jp/kmnist/dataset/k49/k49-train-imgs.npz",
-            "7ac088b20481cf51dcd01ceaab89d821",
-            "md5",
-        )
-    ]
-    assert not list((tmp_path / "new").iterdir())
     monkeypatch.setattr(k49, "FILES", md5)
-    assert len(load_k49(tmp_path / "new", download=True).test) == 98
-    asked.clear()
+    return md5
+
+
+def test_what_is_missing_is_downloaded(tmp_path, folder, served, monkeypatch):
+    assert k49.load_k49(tmp_path / "new", download=True).train.name == "Kuzushiji-49"
+    assert {path.name for path in (tmp_path / "new").iterdir()} == set(served)
+    asked = []
+    get_file = keras.utils.get_file
+
+    def counted(name, *arguments, **options):
+        asked.append(name)
+        return get_file(name, *arguments, **options)
+
+    monkeypatch.setattr(keras.utils, "get_file", counted)
+    (tmp_path / "new/k49-test-imgs.npz").unlink()
     load_k49(tmp_path / "new", download=True)
-    assert not asked  # all there
-    own = tmp_path / "new" / "k49-test-labels.npz"
+    load_k49(tmp_path / "new", download=True)
+    assert asked == ["k49-test-imgs.npz"]
+
+
+def test_a_damaged_download_leaves_nothing_and_can_be_repeated(tmp_path, served, monkeypatch):
+    right = served["k49-train-labels.npz"]
+    monkeypatch.setitem(k49.FILES, "k49-train-labels.npz", "0" * 32)
+    for _ in range(2):  # the second call finds no wrong file in its way
+        with pytest.raises(InputError, match="k49-train-labels.npz did not arrive whole"):
+            load_k49(tmp_path / "new", download=True)
+        assert [path.name for path in (tmp_path / "new").iterdir()] == ["k49-train-imgs.npz"]
+    monkeypatch.setitem(k49.FILES, "k49-train-labels.npz", right)
+    assert len(load_k49(tmp_path / "new", download=True).test) == 98
+
+
+def test_a_killed_download_is_no_obstacle(tmp_path, served):
+    for name, time in ((".download.old", 1), (".download.now", None)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "k49-train-imgs.npz").write_bytes(b"half")
+        if time:
+            os.utime(tmp_path / name / "k49-train-imgs.npz", (time, time))
+            os.utime(tmp_path / name, (time, time))
+    load_k49(tmp_path, download=True)
+    # Perhaps of another process that is at work.
+    assert [path.name for path in tmp_path.glob(".*")] == [".download.now"]
+
+
+def test_a_file_of_somebody_else_is_not_replaced(tmp_path, served):
+    own = tmp_path / "k49-test-labels.npz"
     np.savez(own, np.zeros(3))
     before = own.read_bytes()
     with pytest.raises(InputError, match="is not the official file"):
+        load_k49(tmp_path, download=True)
+    assert own.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_downloads_that_cannot_be(tmp_path, monkeypatch):
+    assert k49.URL + next(iter(k49.FILES)) == (
+        "http://codh.rois.ac.jp/kmnist/dataset/k49/k49-train-imgs.npz"
+    )
+    monkeypatch.setattr(k49, "URL", (tmp_path / "nowhere").as_uri() + "/")
+    with pytest.raises(InputError, match="cannot be downloaded: ") as error:
         load_k49(tmp_path / "new", download=True)
-    assert own.read_bytes() == before
+    assert "\n" not in str(error.value) and not list((tmp_path / "new").iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written .*name another folder"):
+        load_k49(tmp_path / "file/below", download=True)
 
-    def no_network(*arguments, **options):
-        raise Exception("URL fetch failure on somewhere\nmore lines")
+    def closed(**options):
+        raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(keras.utils, "get_file", no_network)
-    with pytest.raises(InputError, match="cannot be downloaded: URL fetch failure") as error:
-        load_k49(tmp_path / "other", download=True)
-    assert "\n" not in str(error.value)
+    monkeypatch.setattr(k49.tempfile, "mkdtemp", closed)
+    with pytest.raises(InputError, match="cannot be written .Permission denied"):
+        load_k49(tmp_path / "new", download=True)
 
 
 def test_sizes_and_split_have_the_papers_numbers():

@@ -126,3 +126,20 @@ def test_channel_statistics_equal_the_definition(channels, monkeypatch):
 def test_channel_statistics_reject_floats():
     with pytest.raises(InputError, match="float64"):
         channel_statistics(np.zeros((2, 4, 4, 1)))
+
+
+def test_a_channel_of_one_value_can_be_divided_by_its_std():
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    images[..., 2] = 37
+    mean, std = channel_statistics(images)
+    assert mean[2] == np.float32(37 / 255) and std[2] == 1
+    np.testing.assert_allclose(std[:2], (images[..., :2] / 255).std(axis=(0, 1, 2)), rtol=1e-6)
+
+
+def test_a_class_without_enough_images_is_named():
+    images = np.zeros((6, 8, 8, 1), np.uint8)
+    dataset = ImageDataset(images, np.array([0, 0, 0, 1, 1, 1]), 2, ("cat", "dog"))
+    with pytest.raises(InputError, match=r"class 1 \('dog'\) has 3 images.* asks for 4"):
+        long_tail(dataset, [2, 4])
+    with pytest.raises(InputError, match=r"class 0 \('cat'\) would be empty"):
+        long_tail(dataset, [0, 3])

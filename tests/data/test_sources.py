@@ -21,6 +21,7 @@ from keras_git.data import (
     long_tail,
 )
 from keras_git.errors import InputError
+from tests.data.test_k49 import locked
 
 needs_tfds = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow_datasets") is None, reason="needs tensorflow_datasets"
@@ -176,6 +177,16 @@ def test_npz_files_that_cannot_be_used(tmp_path):
         np.save(file, x)
     with pytest.raises(InputError, match="not an .npz file"):
         load_npz(path)
+
+
+@pytest.mark.parametrize("change", ["password", "compression"])
+def test_archives_that_python_cannot_open(tmp_path, change):
+    x, y = arrays(20)
+    np.savez(tmp_path / "file.npz", images=x, labels=y)
+    locked(tmp_path / "file.npz", change)
+    with pytest.raises(InputError, match="cannot read") as error:
+        load_npz(tmp_path / "file.npz")
+    assert "\n" not in str(error.value)
 
 
 def test_large_arrays_of_an_npz_file_stay_in_files(tmp_path):

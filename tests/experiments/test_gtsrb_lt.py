@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import keras_git as kg
 from experiments.gtsrb_lt import Config, class_sizes, load_data, run
 from keras_git.errors import InputError
 from tests.data.test_gtsrb import official, plain
@@ -30,10 +31,16 @@ SMALL = Config(
 )
 
 
+def signs(available: np.ndarray) -> kg.data.ImageDataset:
+    labels = np.repeat(np.arange(len(available)), available)
+    images = np.broadcast_to(np.uint8(0), (len(labels), 8, 8, 3))
+    return kg.data.ImageDataset(images, labels, len(available))
+
+
 def test_class_sizes_follow_the_rank_of_what_there_is():
     available = 30 * np.array(TRACKS)
     assert available.sum() == 39_210  # one track of the official set lacks a frame
-    sizes = class_sizes(Config(), available)
+    sizes = class_sizes(Config(), signs(available))
     ranked = sizes[np.argsort(-available, kind="stable")]
     expected = [max(int(2250 * r**-1.8), 5) for r in range(1, 44)]
     assert ranked.tolist() == expected
@@ -42,8 +49,9 @@ def test_class_sizes_follow_the_rank_of_what_there_is():
 
 
 def test_no_class_is_asked_for_more_than_it_has():
-    assert class_sizes(Config(), np.array([3, 90, 4])).tolist() == [3, 90, 4]
-    sizes = class_sizes(Config(profile="exponential", smallest_class=9), np.array([30, 90, 40]))
+    assert class_sizes(Config(), signs(np.array([3, 90, 4]))).tolist() == [3, 90, 4]
+    config = Config(profile="exponential", smallest_class=9)
+    sizes = class_sizes(config, signs(np.array([30, 90, 40])))
     assert sizes.tolist() == [9, 90, 28]
 
 
@@ -66,6 +74,8 @@ def test_the_data_are_long_tailed_and_reproducible(tmp_path):
         ({"data_dir": "nowhere"}, "nowhere"),
         ({"methods": ("oracle",)}, "k49_lt has both"),
         ({"smallest_class": 40, "profile": "exponential"}, "smallest"),
+        ({"largest_class": 0}, "--largest_class=0"),
+        ({"validation_fraction": 0.01, "invariance_split": "validation"}, "no image was set aside"),
     ],
 )
 def test_bad_settings_are_named(tmp_path, changes, words):

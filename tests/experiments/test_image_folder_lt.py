@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -15,7 +19,7 @@ import pytest
 from PIL import Image
 
 import keras_git as kg
-from experiments import image_folder_lt, settings
+from experiments import image_folder_lt, settings, stages
 from experiments.image_folder_lt import Config, chosen_settings, prepared, run
 from experiments.model_card import command, escaped
 from keras_git.errors import InputError
@@ -50,7 +54,7 @@ def test_what_is_chosen_can_be_run(tmp_path, counts, size, given):
     """All settings are there, pass the checks, and the networks can be built for the images."""
     config = prepared(Config(data_dir=str(tmp_path), **given))
     train = dataset(counts, size)
-    complete, _ = settings.checked(chosen_settings(config, train), image_folder_lt.quick)
+    complete, _ = settings.checked(chosen_settings(config, train), lambda shrunk: shrunk)
     optional = {"data_dir", "group_regex", "cache_dir", "generator", "keep_threshold", "width",
                 "imbalance_ratio", "largest_class", "smallest_class", "zipf_exponent"}  # fmt: skip
     unset = {name for name, value in dataclasses.asdict(complete).items() if value is None}
@@ -76,10 +80,67 @@ def test_choices_grow_with_the_data():
     assert chosen_settings(Config(), dataset((90_000, 80_000), (64, 64))).generator_bank == 0
 
 
-def test_a_ratio_makes_it_long_tailed(tmp_path):
-    assert prepared(Config(data_dir=str(tmp_path))).profile == "as_is"
-    made = prepared(Config(data_dir=str(tmp_path), imbalance_ratio=10.0))
-    assert made.profile == "exponential"
+@pytest.mark.parametrize(
+    ("given", "profile"),
+    [
+        ({}, "as_is"),
+        ({"imbalance_ratio": 10.0}, "exponential"),
+        ({"smallest_class": 5, "largest_class": 50}, "exponential"),
+        ({"class_counts": (3, 2)}, "counts"),
+        ({"zipf_exponent": 1.5}, "zipf"),
+        ({"profile": "balanced", "largest_class": 5}, "balanced"),
+    ],
+)
+def test_settings_choose_the_profile(tmp_path, given, profile):
+    assert prepared(Config(data_dir=str(tmp_path), **given)).profile == profile
+
+
+@pytest.mark.parametrize(
+    ("counts", "given", "expected"),
+    [
+        ((80, 100, 100), {"imbalance_ratio": 10.0}, [9, 93, 29]),
+        ((1000, 10, 40), {"imbalance_ratio": 10.0}, [350, 10, 40]),
+        ((80, 100, 90), {"profile": "balanced"}, [80, 80, 80]),
+        ((80, 100, 90), {"profile": "counts", "class_counts": (3, 2, 1)}, [3, 2, 1]),
+        ((50, 50, 50), {"imbalance_ratio": 10.0}, [50, 15, 5]),
+        ((20, 20, 20), {"imbalance_ratio": 10.0, "quick": True}, [20, 9, 4]),
+        ((3, 20, 30), {"profile": "balanced", "quick": True}, [3, 3, 3]),
+        ((3, 20, 30), {}, None),
+    ],
+)
+def test_class_sizes_fit_what_is_there(tmp_path, counts, given, expected):
+    config = prepared(Config(data_dir=str(tmp_path), **given))
+    sizes = stages.feasible_sizes(config, dataset(counts))
+    assert (None if sizes is None else sizes.tolist()) == expected
+    splits = kg.data.Splits(dataset(counts, (8, 8)), dataset(counts, (8, 8)))
+    made = stages.long_tailed(config, splits, tmp_path, sizes).train.class_counts
+    assert made.tolist() == (list(counts) if expected is None else expected)
+
+
+def test_a_class_that_is_too_small_is_named(tmp_path):
+    config = prepared(Config(data_dir=str(tmp_path), profile="balanced", largest_class=9))
+    train = dataclasses.replace(dataset((5, 20)), class_names=("cat", "dog"))
+    sizes = stages.feasible_sizes(config, train)
+    with pytest.raises(InputError, match=r"\('cat'\) has 5 images, the profile asks for 9"):
+        stages.long_tailed(config, kg.data.Splits(train, train), tmp_path, sizes)
+
+
+def test_a_given_threshold_survives_a_quick_run(tmp_path):
+    """`--quick` was applied twice, which made the chosen threshold too small."""
+    config = prepared(Config(data_dir=str(tmp_path), quick=True))
+    chosen = chosen_settings(config, dataset((60, 20)))
+    assert settings.checked(chosen, lambda shrunk: shrunk)[0].keep_threshold == 40
+    assert chosen_settings(config, dataset((24, 20))).keep_threshold is None
+
+
+def test_the_audit_is_bounded():
+    few, many = (dataset((1,) * c) for c in (10, 1000))
+    config = Config(methods=("erm",))
+    assert image_folder_lt._audit_images(config, few) == 40
+    number = image_folder_lt._audit_images(config, many)
+    assert number == 2
+    hundred = image_folder_lt._audit_images(config, dataset((1,) * 100))
+    assert 2 < hundred < 40
 
 
 @pytest.mark.parametrize(
@@ -97,6 +158,10 @@ def test_a_ratio_makes_it_long_tailed(tmp_path):
         ({"methods": ("gitt",)}, "unknown"),
         ({"image_size": (128,)}, "16 to 64"),
         ({"defer_epoch": 300}, "never defer"),
+        ({"warmup_epochs": 500}, "--warmup_epochs=500: the warm-up would not end"),
+        ({"largest_class": 9}, "--largest_class has no effect with --profile=as_is"),
+        ({"profile": "zipf", "imbalance_ratio": 9.0}, "--imbalance_ratio has no effect"),
+        ({"profile": "step", "class_counts": (1, 2, 3, 4)}, "--class_counts has no effect"),
     ],
 )
 def test_bad_input_is_named(tmp_path, changes, reason):
@@ -106,6 +171,26 @@ def test_bad_input_is_named(tmp_path, changes, reason):
     with pytest.raises(InputError, match=reason):
         run(dataclasses.replace(config, **changes))
     assert not (tmp_path / "run/config.json").exists()  # the corrected command may use the folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"generator_batch_size": 0}, "--generator_batch_size=0: use 1 or more"),
+        ({"depth": 21}, "--depth=21: use 8, 14"),
+        ({"export": ("x",)}, "--export: 'x' is unknown"),
+        ({"generator": "missing.keras"}, "--generator=missing.keras: no such file"),
+        ({"largest_class": 0, "imbalance_ratio": 10.0}, "--largest_class=0: use 1 or more"),
+        ({"validation_fraction": 1.5}, "--validation_fraction=1.5"),
+        ({"seeds": (1, 1)}, "--seeds"),
+    ],
+)
+def test_plain_mistakes_are_found_before_an_image_is_read(tmp_path, monkeypatch, changes, reason):
+    monkeypatch.setattr(kg.data, "load_image_folder", lambda *a, **k: pytest.fail("images read"))
+    config = Config(data_dir=str(tmp_path), output_dir=str(tmp_path / "run"))
+    with pytest.raises(InputError, match=reason):
+        run(dataclasses.replace(config, **changes))
+    assert not (tmp_path / "run").exists()
 
 
 def test_names_and_commands_stay_text():
@@ -131,12 +216,13 @@ def finished(tmp_path_factory):
     real = kg.audit
 
     def audit(models, images, *transforms, **options):
+        if len(audits) == 1 and not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
         audits.append((models, images, options))
         return real(models, images, *transforms, **options)
 
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
-
+    interrupted: list[bool] = []
     config = Config(
         data_dir=str(data),
         output_dir=str(folder / "run"),
@@ -149,24 +235,24 @@ def finished(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kg, "audit", audit)
-        with patch.context() as inner:
-            inner.setattr(image_folder_lt, "_export", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                run(config)
+        with pytest.raises(KeyboardInterrupt):  # after the first of two audits
+            run(config)
         results = run(config)
-        audits_before = len(audits)
+        patch.setattr(kg.data, "load_image_folder", lambda *a, **k: pytest.fail("read again"))
         again = run(config)
-        assert len(audits) == audits_before  # a finished run is not audited again
-    return config, results, again, audits[-1]
+    return config, results, again, audits
 
 
 @pytest.mark.slow
 def test_a_run_writes_what_is_promised(finished):
-    config, results, again, (models, images, options) = finished
+    config, results, again, audits = finished
+    # None was made twice, and none again in a finished run.
+    assert [list(models) for models, _, _ in audits] == [["erm"], ["git"]]
+    _, images, options = audits[0]
     folder = Path(config.output_dir)
     assert results["class_counts"] == [24, 17, 9, 5]
     assert {**again, "seconds": 0} == {**results, "seconds": 0}
-    assert list(models) == ["erm", "git"] and len(images) == 17
+    assert len(images) == 17
     assert options["class_counts"].tolist() == results["class_counts"]
     found = kg.auditing.AuditResult.from_json(folder / "audit.json")
     assert [model.name for model in found.models] == ["erm", "git"]
@@ -179,9 +265,80 @@ def test_a_run_writes_what_is_promised(finished):
     card = (folder / "export/model_card.md").read_text("utf-8")
     assert "&lt;b&gt;bold" in card and "<b>" not in card and "猫" in card
     assert f"`{results['export']['method']}`" in card and "--quick" in card
+    assert "the classes were cut for a test run, to 24 to 5 images." in card
     assert results["chosen_settings"]["batch_size"] == 32
     assert set(results["export"]["validation"]) == {"erm_seed0", "git_seed0"}
     assert not (folder / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_what_was_moved_away_is_written_again(finished, monkeypatch):
+    """Also the versions are those of the run, and a wrong export is said at the end."""
+    config, results, _, audits = finished
+    folder = Path(config.output_dir)
+    before = len(audits)
+    stored = json.loads((folder / "config.json").read_text())
+    stored["versions"]["keras"] = "0.0.1"
+    (folder / "config.json").write_text(json.dumps(stored))
+    (folder / "export").rename(folder.parent / "export")
+    (folder / "audit.html").unlink()
+    (folder / "export").mkdir()
+    (folder / "export/.model.99.keras").touch()
+    again = run(config)
+    assert len(audits) == before and again["export"] == results["export"]
+    assert "keras 0.0.1," in (folder / "export/model_card.md").read_text("utf-8")
+    assert "0.0.1" in (folder / "report.html").read_text("utf-8")
+    assert sorted(path.name for path in (folder / "export").iterdir()) == [
+        "class_names.json", "model.keras", "model_card.md",
+    ]  # fmt: skip
+    assert (folder / "audit.html").stat().st_size > 1000
+    network = image_folder_lt._network
+
+    def other(*arguments):
+        model = network(*arguments)
+        model.set_weights([np.zeros_like(w) for w in model.get_weights()])
+        return model
+
+    monkeypatch.setattr(image_folder_lt, "_network", other)
+    (folder / "export/model.keras").unlink()
+    for _ in range(2):
+        with pytest.raises(InputError, match="exported model has test accuracy.*do not use"):
+            run(config)
+    assert (folder / "report.html").exists() and not (folder / "checkpoints").exists()
+    monkeypatch.undo()
+    (folder / "export/model.keras").unlink()
+    assert run(config)["export"] == results["export"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
+def test_a_killed_run_continues_to_the_same_results(finished, tmp_path):
+    config, results, _, _ = finished
+    flags = command(
+        dataclasses.replace(config, output_dir=str(tmp_path / "run")), "experiments.image_folder_lt"
+    )
+    arguments = [sys.executable, *shlex.split(flags)[1:]]
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(arguments, cwd=ROOT, stdout=log, stderr=log)
+        while process.poll() is None:
+            if (tmp_path / "run/checkpoints/classifier_git_seed0.npz").exists():
+                process.kill()
+                break
+            time.sleep(0.01)
+        assert process.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()[-2000:]
+        assert subprocess.run(arguments, cwd=ROOT, stdout=log, stderr=log).returncode == 0
+    continued = json.loads((tmp_path / "run/results.json").read_text())
+
+    def numbers(found):
+        kept = {k: found[k] for k in ("methods", "comparisons", "chosen_settings", "export")}
+        return json.loads(json.dumps(kept), object_hook=_without_seconds)
+
+    assert numbers(continued) == numbers(results)
+    assert (tmp_path / "run/audit.html").exists()
+
+
+def _without_seconds(entry: dict) -> dict:
+    return {key: value for key, value in entry.items() if key != "seconds"}
 
 
 @pytest.mark.slow
@@ -212,8 +369,12 @@ def test_the_export_needs_neither_keras_git_nor_this_backend(finished):
         "assert 'keras_git' not in sys.modules\n"
         "print(model.predict(x, verbose=0).tolist())\n"
     )
-    outputs = []
+    x = np.random.default_rng(0).integers(0, 256, (2, 30, 41, 3), dtype="uint8")
+    expected = keras.models.load_model(folder / "model.keras").predict(x, verbose=0)
+    opened = []
     for backend in ("tensorflow", "jax", "torch"):
+        if importlib.util.find_spec(backend) is None:
+            continue
         done = subprocess.run(
             [sys.executable, "-c", code],
             capture_output=True,
@@ -221,11 +382,11 @@ def test_the_export_needs_neither_keras_git_nor_this_backend(finished):
             cwd=folder,
             env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": ""},
         )
-        if "ModuleNotFoundError" in done.stderr:
-            continue
         assert done.returncode == 0, done.stderr[-2000:]
-        outputs.append(json.loads(done.stdout.strip().splitlines()[-1]))
-    np.testing.assert_allclose(outputs, [outputs[0]] * len(outputs), atol=2e-4)
+        output = json.loads(done.stdout.strip().splitlines()[-1])
+        np.testing.assert_allclose(output, expected, atol=2e-4, err_msg=backend)
+        opened.append(backend)
+    assert keras.config.backend() in opened
 
 
 @pytest.mark.slow

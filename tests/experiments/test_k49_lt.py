@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
-import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,7 @@ def test_shards_are_a_partition():
         ({"data_dir": None}, "--data_dir"),
         ({"data_dir": "nowhere"}, "nowhere does not exist"),
         ({"transformed_class_rank": 49}, "transformed_class_rank is 49"),
+        ({"invariance_split": "validation"}, "are transformed already; leave it at auto"),
     ],
 )
 def test_bad_settings_are_named(tmp_path, archives, changes, words):
@@ -103,7 +105,9 @@ def trained(monkeypatch) -> list[tuple[int, ...]]:
     def train_and_measure(config, methods, splits, folder, started, oracle):
         calls.append(config.seeds)
         folder.write_config(
-            content_hash=splits.train.content_hash(), test_content_hash=splits.test.content_hash()
+            content_hash=splits.train.content_hash(),
+            test_content_hash=splits.test.content_hash(),
+            invariance_content_hash=splits.invariance.content_hash(),
         )
         (folder.checkpoints / "half.npz").touch()
         rng = np.random.default_rng(config.seeds[0])
@@ -144,6 +148,7 @@ def trained(monkeypatch) -> list[tuple[int, ...]]:
 def no_pictures(monkeypatch) -> None:
     for name in ("ekld_against_class_size", "accuracy_per_class"):
         monkeypatch.setattr(kg.plots, name, lambda results, path: path)
+    monkeypatch.setattr(k49_lt, "write_report", lambda results, path, **facts: path)
 
 
 @pytest.fixture
@@ -163,10 +168,22 @@ def test_shards_of_two_machines_are_what_one_machine_makes(
     whole = run(small)
     assert trained == [(0,), (1,), (2,), (3,)]
     assert whole["num_versions"] == 4 and list(whole["methods"]) == ["erm", "drs"]
-    assert whole["dataset"] == "font-drawn stand-in for Kuzushiji-49"
+    assert whole["dataset"] == "images in the format of Kuzushiji-49"
     assert whole["class_counts"] == [8] + [5] * 48
     printed = capsys.readouterr().out
-    assert "font-drawn stand-in" in printed and "drs - erm" in printed
+    assert "images in the format of Kuzushiji-49" in printed and "drs - erm" in printed
+    with open(tmp_path / "one/summary.csv") as file:
+        rows = {(row["method"], row["measure"]): row for row in csv.DictReader(file)}
+    row, measured = rows["drs", "tail_accuracy"], whole["methods"]["drs"]
+    assert float(row["mean"]) == measured["mean"]["tail_accuracy"] and row["versions"] == "4"
+    limits = [float(row["low_95"]), float(row["high_95"])]
+    assert limits == measured["confidence_interval_95"]["tail_accuracy"]
+    with open(tmp_path / "one/paired_tests.csv") as file:
+        (row,) = (r for r in csv.DictReader(file) if r["measure"] == "tail_accuracy")
+    assert row["methods"] == "drs - erm" and row["versions"] == "4"
+    assert float(row["t_test"]) == whole["paired_tests"]["drs - erm"]["tail_accuracy"]["t_test"]
+    page = (tmp_path / "one/report.html").read_text("utf-8")
+    assert "From version to version" in page and "means over 4 versions" in page
     for name in ("ekld_against_class_size", "accuracy_per_class"):
         assert (tmp_path / f"one/pictures/{name}.png").stat().st_size > 1000
     rows = (tmp_path / "one/per_class.csv").read_text().splitlines()
@@ -232,6 +249,14 @@ def test_versions_of_other_settings_or_data_are_refused(
     np.savez(tmp_path / "data/k49-test-labels.npz", labels)
     with pytest.raises(InputError, match="different test images"):
         run(dataclasses.replace(small, data_dir=str(tmp_path / "data")))
+    shutil.rmtree(tmp_path / "one/versions")
+    np.savez(tmp_path / "data/k49-test-labels.npz", np.roll(labels, -1))
+    run(dataclasses.replace(small, versions=("0",)))
+    images = np.load(archives / "k49-train-imgs.npz")["arr_0"]
+    images[:, 27, 27] ^= 1
+    np.savez(tmp_path / "data/k49-train-imgs.npz", images)
+    with pytest.raises(InputError, match="000 and 001 .* made from different training images"):
+        run(dataclasses.replace(small, data_dir=str(tmp_path / "data"), versions=("0-1",)))
     (tmp_path / "one/versions/1").mkdir()
     with pytest.raises(InputError, match="is no version"):
         run(dataclasses.replace(small, collect_only=True))
@@ -244,6 +269,14 @@ def test_nothing_to_collect_and_a_strange_folder(small, tmp_path):
     (tmp_path / "one/letters.txt").touch()
     with pytest.raises(InputError, match="not of this program"):
         run(small)
+
+
+def test_the_flagfiles_run_the_methods_of_the_study():
+    wanted = {"erm", "class_balanced_sampling", "drs", "ldam", "git", "oracle"}
+    for name in ("k49_lt", "k49_lt_cpu", "k49_lt_gpu"):
+        lines = (ROOT / f"experiments/flagfiles/{name}.cfg").read_text().splitlines()
+        (methods,) = (line.split("=")[1] for line in lines if line.startswith("--methods="))
+        assert wanted <= set(methods.split(",")), name
 
 
 def test_seeds_of_versions_differ(small, trained, no_pictures):
@@ -363,9 +396,8 @@ def test_a_killed_version_continues_to_the_same_results(data_folder, tmp_path):
             process.wait(0.05)
         except subprocess.TimeoutExpired:
             continue
-    if process.poll() is None:
-        os.kill(process.pid, 9)
-    process.wait()
+    process.kill()
+    assert process.wait() == -signal.SIGKILL  # else nothing was tested
     done = program(tmp_path / "killed", *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     assert seeds(tmp_path / "killed") == seeds(tmp_path / "whole")

@@ -87,6 +87,12 @@ def test_differences_between_trainings_are_said(results: dict) -> None:
     assert "trained once" in finding.sentences[0]
 
 
+def test_versions_are_called_versions(results: dict) -> None:
+    (finding,) = seed_findings({**results, "repetitions": "versions"})
+    assert finding.title == "From version to version"
+    assert finding.sentences[0].startswith("All numbers are means over 2 versions, which")
+
+
 def test_the_report_is_written(tmp_path: Path, results: dict) -> None:
     path = write_report(results, tmp_path / "report.html", settings={"epochs": 3})
     text = path.read_text("utf-8")

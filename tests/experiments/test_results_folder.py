@@ -95,6 +95,34 @@ def test_what_a_killed_run_left_is_removed(tmp_path) -> None:
     assert list(folder.pictures.iterdir()) == []
 
 
+def test_the_next_run_removes_it_too(tmp_path) -> None:
+    """A run that is killed again and again must not fill the disk."""
+    with ResultsFolder(tmp_path, SETTINGS) as folder:
+        folder.write_config()
+        (tmp_path / "export").mkdir()
+        for path in (
+            tmp_path / "export/.model.9.keras",
+            tmp_path / "export/.model_card.md.9.tmp",
+            tmp_path / ".results.json.9.tmp",
+            folder.checkpoints / ".generator.npz.9.tmp",
+        ):
+            path.write_bytes(b"x")
+        (tmp_path / "export/model.keras").write_bytes(b"x")
+        (folder.checkpoints / "generator.npz").write_bytes(b"x")
+    with ResultsFolder(tmp_path, SETTINGS):
+        left = {p.name for p in tmp_path.rglob("*") if p.is_file()}
+        assert left == {".lock", "config.json", "model.keras", "generator.npz"}
+
+
+def test_a_fact_that_was_not_written_is_not_compared(tmp_path) -> None:
+    """Runs of an older version of the program go on."""
+    with ResultsFolder(tmp_path, SETTINGS) as folder:
+        folder.write_config(content_hash="a")
+        folder.write_config(content_hash="a", validation_content_hash="b")
+        with pytest.raises(InputError, match="content_hash differs"):
+            folder.write_config(content_hash="c", validation_content_hash="b")
+
+
 def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch) -> None:
     path = tmp_path / "results.json"
     write_atomically(path, "old")

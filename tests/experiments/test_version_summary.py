@@ -9,7 +9,15 @@ import pytest
 from scipy import stats
 
 from experiments.summary import SCALARS, per_class_rows
-from experiments.version_summary import combine, interval, rank_rows, table
+from experiments.version_summary import (
+    combine,
+    holm,
+    interval,
+    paired_test_rows,
+    rank_rows,
+    summary_rows,
+    table,
+)
 
 SIZES = [90, 30, 10]
 
@@ -96,6 +104,48 @@ def test_intervals_and_tests_are_those_of_the_textbook(results):
     ties = results["paired_tests"]["git - erm"]["middle_accuracy"]  # two zeros, +0.1, -0.1
     assert ties["t_test"] == pytest.approx(1.0) and ties["wilcoxon"] == pytest.approx(1.0)
     assert interval([0.5]) is None and interval([None, 1.0]) is None
+
+
+def test_equal_differences_are_not_tested(results):
+    """0.1 + 0.2 - 0.3 spreads by rounding alone: p would be 1e-49."""
+    ours = [[0.9, 0.6, value + 0.1] for value in (0.3, 0.1, 0.2, 0.7)]
+    base = [[0.9, 0.6, value] for value in (0.3, 0.1, 0.2, 0.7)]
+    assert len({a[2] - b[2] for a, b in zip(ours, base, strict=True)}) > 1
+    found = combine(
+        {
+            i: version(ORDERS[0], {"erm": [entry(b, [0.1] * 3)], "git": [entry(a, [0.1] * 3)]})
+            for i, (a, b) in enumerate(zip(ours, base, strict=True))
+        }
+    )["paired_tests"]["git - erm"]["tail_accuracy"]
+    assert found["mean_difference"] == pytest.approx(0.1)
+    assert found["t_test"] is found["wilcoxon"] is found["t_test_holm"] is None
+
+
+def test_holm():
+    """The example of Holm's adjustment: 0.01 * 4, 0.02 * 3, then never less, never above 1."""
+    assert holm([0.03, 0.01, None, 0.02, 0.04]) == pytest.approx([0.06, 0.04, None, 0.06, 0.06])
+    assert holm([0.6, 0.9]) == [1.0, 1.0] and holm([None]) == [None]
+
+
+def test_p_values_are_adjusted_over_the_pairs_of_methods():
+    methods = {"erm": ERM, "git": GIT, "drs": [[a, b, c + 0.01 * i] for i, (a, b, c) in
+                                               enumerate(ERM)]}  # fmt: skip
+    found = combine(
+        {
+            i: version(order, {key: [entry(rows[i], [0.1] * 3)] for key, rows in methods.items()})
+            for i, order in enumerate(ORDERS)
+        }
+    )
+    tests = [pair["tail_accuracy"] for pair in found["paired_tests"].values()]
+    assert [t["t_test_holm"] for t in tests] == holm([t["t_test"] for t in tests])
+    assert [t["wilcoxon_holm"] for t in tests] == holm([t["wilcoxon"] for t in tests])
+    assert max(t["t_test_holm"] / t["t_test"] for t in tests) > 1.9
+    columns, rows = paired_test_rows(found)
+    assert len(rows) == 3 * len(found["paired_tests"]["git - erm"])
+    assert all(set(row) == set(columns) for row in rows)
+    columns, rows = summary_rows(found)
+    assert all(set(row) == set(columns) for row in rows) and {r["versions"] for r in rows} == {4}
+    assert "Holm" in table(found)
 
 
 def test_the_table_and_the_rows(results):

@@ -141,6 +141,15 @@ def test_class_names_that_cannot_be_drawn(tmp_path, drawn):
     assert labels == ["class 0", r"\$\frac\$", "<b> \u00f1"]
 
 
+def test_dataset_names_that_cannot_be_drawn(tmp_path, drawn):
+    """As those of classes: a formula that Matplotlib cannot read ended the run."""
+    results = {**make_results([30, 10, 5]), "dataset": "my $5 and $6_ folder"}
+    plots.accuracy_per_class(results, tmp_path / "picture.png")
+    assert drawn[0].axes[0].get_title("left").endswith("\n" + r"my \$5 and \$6_ folder")
+    for name, line in (("\u732b", ""), ("a\nb", "\na b"), (None, "")):
+        assert class_plots._dataset_line({"dataset": name}) == line
+
+
 def test_class_names_label_few_classes(tmp_path, drawn):
     results = make_results([5, 500, 50])
     results["class_names"] = ["cat", "dog", "airplane"]
