@@ -326,9 +326,7 @@ def group_means(values: np.ndarray, class_counts: np.ndarray) -> Mapping[str, fl
     }
 
 
-def spearman_trend(
-    class_counts: np.ndarray, values: np.ndarray, resolution: float = 0.0
-) -> Trend:
+def spearman_trend(class_counts: np.ndarray, values: np.ndarray, resolution: float = 0.0) -> Trend:
     """Spearman's rank correlation of a value per class with the size of the class.
 
     The p-value is two-sided: exact, from all orders, up to eight classes; for more from Student's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 
 import keras
@@ -61,11 +62,12 @@ def by_hand(model, images, max_pixels, num_samples, seed):
         return log_softmax(image.reshape(-1).astype(float) @ kernel)
 
     values = np.zeros((3, len(images), num_samples))
+    # of 64 images each, all of the first draws, then all of the second ones
+    rng = np.random.default_rng([seed, 0])
+    drawn = rng.integers(-max_pixels, max_pixels, (num_samples * 64, 2), endpoint=True)
     for position, (image, label) in enumerate(zip(images, LABELS, strict=True)):
-        rng = np.random.default_rng([seed, position])
-        drawn = rng.integers(-max_pixels, max_pixels, (num_samples, 2), endpoint=True)
         original = log_p(image)
-        for draw, (down, right) in enumerate(drawn):
+        for draw, (down, right) in enumerate(drawn[position::64]):
             moved = log_p(shifted(image, down, right))
             values[:, position, draw] = (
                 (np.exp(original) * (original - moved)).sum(),
@@ -129,7 +131,9 @@ def test_equals_a_plain_computation(model, images, result):
     assert audited.balanced_accuracy == pytest.approx(np.mean(per_class))
     expected = kg.metrics.expected_calibration_error(LABELS, logits.astype(np.float32))
     assert audited.expected_calibration_error == pytest.approx(expected, abs=1e-6)
-    assert audited.evaluations == len(LABELS) * (1 + 6 + 6 + 1 + 1)
+    measured = len(LABELS) * (1 + 6 + 6 + 1 + 1)
+    # and the search for examples: 4 conditions, 5 draws and the originals at the most
+    assert measured < audited.evaluations <= measured + (1 + 3 * 5) * len(LABELS)
     assert audited.evaluations_saved == 0 and audited.outputs == "logits"
     assert audited.parameters == SIZE * SIZE * NUM_CLASSES
     np.testing.assert_array_equal(result.num_images, np.bincount(LABELS))
@@ -187,8 +191,11 @@ def test_round_trip(result, tmp_path):
         assert getattr(again, field) == getattr(result, field)
     first, second = again.models[0], result.models[0]
     assert first.measurements[0].groups == second.measurements[0].groups
-    assert first.measurements[0].trend == second.measurements[0].trend
-    assert first.accuracy_trend == second.accuracy_trend
+    for one, other in (
+        (first.measurements[0].trend, second.measurements[0].trend),
+        (first.accuracy_trend, second.accuracy_trend),
+    ):
+        np.testing.assert_equal(dataclasses.astuple(one), dataclasses.astuple(other))
     np.testing.assert_array_equal(again.class_counts, result.class_counts)
     for one, other in zip(first.examples, second.examples, strict=True):
         np.testing.assert_array_equal(one.transformed, other.transformed)
