@@ -289,7 +289,7 @@ def draws_needed(trial: ConditionSums, precision: float) -> np.ndarray:
 def wants_more(
     sums: ConditionSums, needed: np.ndarray, precision: float, max_samples: int
 ) -> np.ndarray:
-    """Which classes get a further round of draws, bool (C,).
+    """Which classes get a further round of draws, bool (C,); those without images do not.
 
     Those with fewer draws than were planned, and those whose error came out above the precision
     all the same (which pulls their mean down, by a small part of the precision).
@@ -300,7 +300,10 @@ def wants_more(
         precision: nats.
         max_samples: most draws per image.
     """
-    above = np.nan_to_num(sums.sampling_error()) > precision
+    # No variance among n draws is trusted here either
+    least = np.sqrt(_RULE_OF_THREE) / np.maximum(sums.num_images * sums.num_samples, 1)
+    error = np.where(sums.num_images > 0, np.maximum(sums.sampling_error(), least), 0.0)
+    above = error > precision
     return (sums.num_samples < needed.clip(max=max_samples)) | (
         above & (sums.num_samples < max_samples)
     )
