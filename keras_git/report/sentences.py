@@ -675,8 +675,8 @@ def _precision(result: AuditResult) -> list[str]:
         return []
     total = spent + saved
     text = (
-        f"Each class got as many draws as bring the error that sampling leaves in its eKLD to "
-        f"{precision:g} nats, which a trial of each told: {count(spent)} evaluations instead of "
+        f"Each class got as many draws as a trial showed it to need for a sampling error of its "
+        f"eKLD of {precision:g} nats: {count(spent)} evaluations, trials included, instead of "
         f"{count(total)} with as many draws for all classes as the one that needed most, "
     )
     if saved >= 0:

@@ -255,9 +255,9 @@ def test_what_was_left_out_and_saved_is_said():
         "Left out: hue (the images have one channel).",
         "“class 1” has no images here and is left out of every number.",
         "1 class has one image only and so no standard error.",
-        "Each class got as many draws as bring the error that sampling leaves in its eKLD to 0.02 "
-        "nats, which a trial of each told: 3,000 evaluations instead of 10,000 with as many draws "
-        "for all classes as the one that needed most, 70 % saved.",
+        "Each class got as many draws as a trial showed it to need for a sampling error of its "
+        "eKLD of 0.02 nats: 3,000 evaluations, trials included, instead of 10,000 with as many "
+        "draws for all classes as the one that needed most, 70 % saved.",
         "In 1 of 3 cases (class, transformation, strength) it was still above that after 100 draws "
         "per image.",
         "The error between images, which more draws cannot shrink, stands beside it in the table "
@@ -265,7 +265,7 @@ def test_what_was_left_out_and_saved_is_said():
     )
     costly = dataclasses.replace(model, evaluations=4000, evaluations_saved=-1000)
     text = " ".join(section(dataclasses.replace(result, models=(costly,)), "What to keep in mind"))
-    assert "4,000 evaluations instead of 3,000" in text
+    assert "4,000 evaluations, trials included, instead of 3,000" in text
     assert "the trials cost more than they saved" in text
     assert "151 images in 3 classes" in sentences(result)[0]
 
