@@ -28,8 +28,9 @@ from experiments.command_line import option
 from experiments.generator_training import load_generator
 from experiments.progress import Progress
 from experiments.results_folder import ResultsFolder
-from keras_git.auditing import AuditResult, ModelAudit, load_classifier, open_data
-from keras_git.auditing.classifier import OUTPUTS, PREPROCESSING, input_shape
+from keras_git.auditing import AuditResult, load_classifier, open_data
+from keras_git.auditing.audit import DEFAULTS
+from keras_git.auditing.classifier import OUTPUTS, PREPROCESSING, input_shape, one_line
 from keras_git.auditing.data import SPLITS, LabelledImages
 from keras_git.auditing.result import joined
 from keras_git.errors import InputError
@@ -58,7 +59,11 @@ class Config:
         "", "Folder with one sub-folder per class, .npz file, or dataset of tensorflow_datasets."
     )
     data_dir: str | None = option(None, "Folder of tensorflow_datasets, or of the .npz file.")
-    split: str = option("test", "Which split, if the data have several.", SPLITS)
+    split: str = option(
+        "test",
+        "Which split, if the data have several; a folder without test/ gives val/ for test.",
+        SPLITS,
+    )
     images_per_class: int | None = option(
         None, "Use the first images of each class only; default: all."
     )
@@ -73,12 +78,14 @@ class Config:
         "Transformations, as name or name:strength:strength; default: all that suit the images. "
         f"Known are {', '.join(kg.transforms.LADDERS)}.",
     )
-    generator: str | None = option(None, "Trained generator (.keras), one more transformation.")
-    num_samples: int = option(10, "Draws per image; with --precision, draws per round.")
-    precision: float | None = option(
-        None, "Draw until the sampling error of each class's eKLD is at most this, nats."
+    generator: str | None = option(
+        None, "Trained generator (.keras), one transformation more than --transforms."
     )
-    max_samples: int = option(100, "Most draws per image under --precision.")
+    num_samples: int = option(10, "Draws per image; with --precision, those of a trial.")
+    precision: float | None = option(
+        None, "As many draws as bring the sampling error of each class's eKLD to this, nats."
+    )
+    max_samples: int = option(100, "Most draws per image under --precision, beside the trial.")
     batch_size: int = option(250, "Images per call.")
     seed: int = option(0, "Seed of the draws.")
     examples: int = option(8, "Most pictures of changed predictions per model.")
@@ -142,8 +149,8 @@ def checked(config: Config) -> Config:
     for module in config.import_module:
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise InputError(f"--import_module={module}: {error}") from error
+        except (Exception, SystemExit) as error:  # whatever the module does when it is run
+            raise InputError(f"--import_module={module}: {one_line(error)}") from error
     return config
 
 
@@ -174,6 +181,12 @@ def run(config: Config) -> AuditResult:
         settings["generator"] = hashlib.sha256(Path(config.generator).read_bytes()).hexdigest()
     settings["class_counts"] = class_counts
     with ResultsFolder(config.output_dir, settings) as folder:
+        stored = folder.path / "audit.json"
+        result = AuditResult.from_json(stored) if stored.exists() else None
+        if result is not None and set(names) == {model.name for model in result.models}:
+            logging.info("finished before; the report is written anew")
+            _finish(result, folder)
+            return result
         source = open_data(
             config.data,
             split=config.split,
@@ -183,11 +196,8 @@ def run(config: Config) -> AuditResult:
         )
         transforms = _transforms(config, source)
         facts = {"data": source.name, "content_hash": source.content_hash()}
-        stored = folder.path / "audit.json"
-        result = None
-        if stored.exists():
+        if result is not None:
             folder.write_config(**facts)  # the same data as before?
-            result = AuditResult.from_json(stored)
         for index, name in enumerate(names):
             if result is not None and name in [model.name for model in result.models]:
                 logging.info("%s: finished before", name)
@@ -225,53 +235,23 @@ def _transforms(config: Config, source: LabelledImages) -> Any:
     """What `kg.audit` is to measure; None for all ladders."""
     chosen: list[Any] = list(config.transforms)
     if config.generator:
-        images, _, _ = next(source.blocks(1))
-        generator = load_generator(config.generator, images.shape[1:])
-        chosen = chosen or list(kg.transforms.LADDERS)
+        generator = load_generator(config.generator, source.sample(1).shape[1:])
+        chosen = chosen or [DEFAULTS]
         chosen.append(kg.transforms.GeneratorTransform(generator))
     return chosen or None
-
-
-def _as_results(result: AuditResult, models: Sequence[ModelAudit]) -> dict[str, Any]:
-    """The form in which `kg.plots` takes what an experiment found."""
-    strongest: dict[str, Any] = {}
-    for model in models:
-        for measurement in model.measurements:  # a ladder ends with its strongest rung
-            entry = {
-                "ekld": measurement.ekld,
-                "ekld_standard_error": measurement.ekld_standard_error,
-            }
-            strongest.setdefault(model.name, {})[measurement.condition.transform] = entry
-    return {
-        "class_counts": np.maximum(result.class_counts, 1).tolist(),
-        "class_names": list(result.class_names),
-        "methods": {
-            model.name: {
-                "seeds": {
-                    "0": {
-                        "invariance": strongest[model.name],
-                        "per_class_accuracy": model.per_class_accuracy.tolist(),
-                    }
-                }
-            }
-            for model in models
-        },
-    }
 
 
 def _finish(result: AuditResult, folder: ResultsFolder) -> None:
     """Table, report and pictures, all made from the stored result."""
     result.to_csv(folder.path / "audit.csv")
     result.to_html(folder.path / "report.html")
-    results = _as_results(result, result.models)
-    kg.plots.ekld_against_class_size(results, folder.pictures / "ekld_against_class_size.png")
-    kg.plots.accuracy_per_class(results, folder.pictures / "accuracy_per_class.png")
+    result.plot(folder.pictures)
     folder.clean_up()
     for model in result.models:
         print(
             f"{model.name}: accuracy {100 * model.accuracy:.1f} %, balanced "
             f"{100 * model.balanced_accuracy:.1f} %; {model.evaluations} evaluations"
-            + (f", {model.evaluations_saved} saved" if model.evaluations_saved else "")
+            + (f", {model.evaluations_saved} saved" if model.evaluations_saved > 0 else "")
         )
         for measurement in model.measurements:
             seen = ~np.isnan(measurement.ekld)

@@ -15,6 +15,7 @@ from keras_git import (
     models,
     optimizers,
     plots,
+    report,
     training,
     transforms,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "models",
     "optimizers",
     "plots",
+    "report",
     "training",
     "transforms",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_git.auditing.statistics import EKLD_RESOLUTION
 from keras_git.errors import InputError
 
 PREPROCESSING = ("none", "0_1", "minus1_1", "caffe", "tf", "torch")
@@ -68,6 +70,7 @@ class Classifier:
         outputs: `"logits"` or `"probabilities"`.
         num_classes: K.
         parameters: number of weights.
+        ekld_resolution: eKLD below it is what rounding makes of an invariant model, nats.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Classifier:
     outputs: str
     num_classes: int
     parameters: int
+    ekld_resolution: float = EKLD_RESOLUTION["float32"]
 
     @property
     def from_logits(self) -> bool:
@@ -109,10 +113,31 @@ def _call(network: Any, images: Any) -> Any:
     return network(images)
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """The first line of an error that says something, short."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line[:200] for line in lines if line), type(error).__name__)
+
+
+def failure(what: str, error: BaseException, batch_size: int) -> InputError:
+    """What to tell of an error inside somebody's model or transformation, in one line.
+
+    Args:
+        what: names it.
+        error: whatever the framework raised.
+        batch_size: of the call that failed.
+    """
+    text = f"{type(error).__name__} {error}".lower()
+    signs = ("out of memory", "outofmemory", "resource_exhausted", "resourceexhausted", "oom when")
+    if isinstance(error, MemoryError) or any(sign in text for sign in signs):
+        return InputError(
+            f"{what}: {batch_size} images at a time do not fit into memory: use a smaller "
+            "batch_size (--batch_size)"
+        )
+    return InputError(
+        f"{what} cannot be compiled or run on batches of {batch_size} images: {one_line(error)} - "
+        "write it with keras.ops, without numpy and for any batch size"
+    )
 
 
 def load_classifier(path: str | Path) -> keras.Model:
@@ -149,10 +174,32 @@ def load_classifier(path: str | Path) -> keras.Model:
                 f"model {path} holds Python code (a Lambda layer), which is never run: make it a "
                 "registered layer and save the model again"
             ) from error
-        raise InputError(f"model {path} cannot be opened: {_one_line(error)}") from error
+        raise InputError(f"model {path} cannot be opened: {one_line(error)}") from error
     if not isinstance(model, keras.Model):
         raise InputError(f"model {path} holds a {type(model).__name__}, not a model")
     return model
+
+
+def checked_size(resize: Any) -> tuple[int, int]:
+    """(height, width) from a side or a pair."""
+    sides = (resize, resize) if isinstance(resize, numbers.Integral) else resize
+    if (
+        isinstance(sides, (tuple, list))
+        and len(sides) == 2
+        and all(isinstance(side, numbers.Integral) and int(side) > 0 for side in sides)
+    ):
+        return int(sides[0]), int(sides[1])
+    raise InputError(f"resize is {resize!r}; give True, or (height, width) in whole pixels")
+
+
+def _ekld_resolution(model: Any, half: bool) -> float:
+    """By the precision in which the model, or a layer of it, computes."""
+    waiting = [model]
+    while waiting and not half:
+        layer = waiting.pop()
+        half = "16" in str(getattr(layer, "compute_dtype", ""))
+        waiting += getattr(layer, "layers", [])
+    return EKLD_RESOLUTION["half" if half else "float32"]
 
 
 def input_shape(model: Any) -> tuple[int | None, ...] | None:
@@ -193,8 +240,8 @@ def _preprocessing(
     height, width, channels = images.shape[1:]
     wanted = input_shape(model) or (None, None, None)
     size: tuple[int, int] | None = None
-    if resize and resize is not True:
-        size = int(resize[0]), int(resize[1])
+    if resize is not None and not isinstance(resize, bool):
+        size = checked_size(resize)
     elif resize and wanted[0] and wanted[1]:
         size = int(wanted[0]), int(wanted[1])
     if size == (height, width):
@@ -226,7 +273,7 @@ def open_classifier(
     *,
     preprocess: str | Callable[[Any], Any] | None = None,
     outputs: str = "auto",
-    resize: bool | tuple[int, int] | None = None,
+    resize: bool | int | tuple[int, int] | None = None,
 ) -> Classifier:
     """Makes a classifier ready to be measured, after looking at what it says about a few images.
 
@@ -238,7 +285,7 @@ def open_classifier(
         preprocess: see `Preprocessing`; None is "none".
         outputs: "logits", "probabilities", or "auto": probabilities if the last activation is a
             softmax or all rows are 0 or more and sum to 1.
-        resize: True to resize images to what the model takes, or (height, width).
+        resize: True to resize images to what the model takes, (height, width), or one side.
 
     Returns:
         The classifier.
@@ -260,7 +307,7 @@ def open_classifier(
     except Exception as error:  # whatever a foreign model or function raises
         raise InputError(
             f"model {name!r} cannot be called with images of shape {images.shape}: "
-            f"{_one_line(error)}"
+            f"{one_line(error)}"
         ) from error
     if isinstance(result, (dict, list, tuple)):
         if len(result) != 1:
@@ -290,7 +337,15 @@ def open_classifier(
         network = _Adapted(model, kind if binary else None)
     variables = getattr(model, "weights", None) or getattr(model, "variables", None) or []
     parameters = int(sum(np.prod(variable.shape) for variable in variables))
-    return Classifier(name, network, preprocessing, kind, max(shape[1], 2), parameters)
+    return Classifier(
+        name,
+        network,
+        preprocessing,
+        kind,
+        max(shape[1], 2),
+        parameters,
+        _ekld_resolution(model, half),
+    )
 
 
 def _kind(name: str, values: np.ndarray, outputs: str, activation: str, half: bool) -> str:

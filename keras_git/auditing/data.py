@@ -20,6 +20,61 @@ _KINDS = (
 SPLITS = ("test", "train", "validation", "invariance")
 Part = tuple[np.ndarray, np.ndarray]
 
+# What tells whether a further pass gives the same images: pixels of each that are looked at, and
+# images to one number that is remembered.
+_PIXELS_COMPARED = 16
+_IMAGES_PER_CODE = 256
+
+
+class _Order:
+    """Compares a pass over a stream with the first one, at 8 bytes per 256 images.
+
+    Args:
+        codes: of the groups of images that were complete in an earlier pass; is continued.
+    """
+
+    def __init__(self, codes: dict[int | str, tuple[int, int]]) -> None:
+        self._codes = codes
+        self._position = 0
+        self._code = np.uint64(0)
+
+    def add(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Takes the next images."""
+        flat = images.reshape(len(images), -1)
+        places = np.linspace(0, flat.shape[1] - 1, _PIXELS_COMPARED).astype(np.int64)
+        pixels = (flat[:, places].astype(np.float64) * 64).astype(np.int64).astype(np.uint64)
+        # Integers that wrap around: sums do not depend on how images are cut into pieces
+        weights = np.arange(1, _PIXELS_COMPARED + 1, dtype=np.uint64) * np.uint64(
+            0x9E3779B97F4A7C15
+        )
+        values = (pixels * weights).sum(axis=1, dtype=np.uint64)
+        values += labels.astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F)
+        start = 0
+        while start < len(labels):
+            inside = self._position % _IMAGES_PER_CODE
+            stop = min(start + _IMAGES_PER_CODE - inside, len(labels))
+            turns = np.arange(inside, inside + stop - start, dtype=np.uint64) * np.uint64(2)
+            part = (values[start:stop] * (turns + np.uint64(1))).sum(dtype=np.uint64)
+            self._code = np.add(self._code, part, dtype=np.uint64)
+            self._position += stop - start
+            if self._position % _IMAGES_PER_CODE == 0:
+                self._compare(self._position // _IMAGES_PER_CODE)
+                self._code = np.uint64(0)
+            start = stop
+
+    def finish(self) -> None:
+        """Takes note of the end of the pass."""
+        self._compare("end")
+
+    def _compare(self, group: int | str) -> None:
+        found = (self._position, int(self._code))
+        if self._codes.setdefault(group, found) != found:
+            raise InputError(
+                "the data come in another order, or with other pixels, in each pass: give them "
+                "without random augmentation and without shuffling (or with "
+                "reshuffle_each_iteration=False)"
+            )
+
 
 class LabelledImages:
     """Images and labels that can be gone through several times, a piece at a time.
@@ -52,6 +107,7 @@ class LabelledImages:
         self.class_names, self.class_counts = tuple(class_names), class_counts
         self.notes = notes or {}
         self.images_per_class: int | None = None
+        self._codes: dict[int | str, tuple[int, int]] = {}
 
     @property
     def num_images(self) -> int | None:
@@ -63,6 +119,28 @@ class LabelledImages:
         if self.images_per_class is not None:
             counts = np.minimum(counts, self.images_per_class)
         return int(counts.sum())
+
+    def sample(self, number: int) -> np.ndarray:
+        """At most `number` images `(N, H, W, C)`: spread evenly over arrays, the first of a stream.
+
+        Raises:
+            InputError: there are no images, or they cannot be used.
+        """
+        if not self._indexed:
+            images, _, _ = next(self.blocks(number), (None, None, None))
+            if images is None:
+                raise InputError("the data have no images")
+            return images
+        sizes = [len(labels) for _, labels in self._indexed]
+        if not sum(sizes):
+            raise InputError("the data have no images")
+        chosen = np.unique(np.linspace(0, sum(sizes) - 1, number).astype(np.int64))
+        parts = []
+        for (images, _), start in zip(self._indexed, np.cumsum([0, *sizes]), strict=False):
+            own = chosen[(chosen >= start) & (chosen < start + len(images))] - start
+            if len(own):
+                parts.append(_images(np.asarray(images[own])))
+        return np.concatenate(parts)
 
     def content_hash(self) -> str:
         """SHA-256 (hex) of all labels and pixels, in one pass."""
@@ -154,10 +232,13 @@ class LabelledImages:
     def _streamed(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, None]]:
         if self._pieces is None:
             return
+        order = _Order(self._codes)
         for images, labels in self._pieces(size):
             images = _images(images)
             labels = _labels(labels, len(images))
+            order.add(images, labels)
             yield images, labels, None
+        order.finish()
 
 
 def _occurrence(labels: np.ndarray) -> np.ndarray:
@@ -252,10 +333,6 @@ def _of_splits(splits: Splits, split: str) -> LabelledImages:
     return _of_datasets([part], splits.train, part.name)
 
 
-def _all_parts(splits: Splits) -> list[ImageDataset]:
-    return [part for part in (splits.train, splits.validation, splits.test) if part is not None]
-
-
 def _of_path(
     data: str,
     split: str,
@@ -265,35 +342,88 @@ def _of_path(
 ) -> LabelledImages:
     path = Path(data).expanduser()
     if path.is_dir():
-        # Imported here: only a folder needs Pillow
-        from keras_git.data import load_image_folder
+        return _of_folder(path, split, wanted, cache_dir)
+    if data.endswith(".npz"):
+        whole = _whole_npz(path, data_dir, cache_dir)
+        if whole is not None:
+            return LabelledImages(None, path.stem, indexed=[whole])
+    return _of_splits(load(data, data_dir=data_dir, cache_dir=cache_dir), split)
 
-        height, width = (wanted or (None, None))[:2]
-        size = (int(height), int(width)) if height and width else None
-        grey = wanted is not None and wanted[2] == 1
-        folder = load_image_folder(
-            path, image_size=size, colour="grey" if grey else "rgb", cache_dir=cache_dir
+
+def _of_folder(
+    path: Path,
+    split: str,
+    wanted: tuple[int | None, ...] | None,
+    cache_dir: str | Path | None,
+) -> LabelledImages:
+    """The given split of a folder or, where nobody has said which images are for testing, all."""
+    # Imported here: only a folder needs Pillow
+    from keras_git.data.image_folder import class_sizes, load_class_folder, split_folders
+
+    height, width, channels = wanted or (None, None, None)
+    size = (int(height), int(width)) if height and width else None
+    parts = split_folders(path)
+    folder = path
+    if parts is not None:
+        if split == "test" and split not in parts and "validation" in parts:
+            split = "validation"
+        if split not in parts:
+            raise InputError(
+                f"folder {path} has no {split} images, only {' and '.join(parts)}: name one of "
+                "these as split (--split)"
+            )
+        folder = parts[split]
+    dataset, unreadable = load_class_folder(
+        folder, image_size=size, colour="grey" if channels == 1 else "rgb", cache_dir=cache_dir
+    )
+    notes: dict[str, Any] = {
+        "unreadable": [list(entry) for entry in unreadable],
+        "image_size": list(dataset.image_shape[:2]),
+    }
+    if size is None:
+        notes["image_size_chosen"] = True
+    name = path.resolve().name
+    if parts is None:
+        return _of_datasets([dataset], None, name, **notes)
+    sizes = class_sizes(parts["train"])
+    strange = [name for name in dataset.class_names if name not in sizes]
+    if strange:
+        raise InputError(
+            f"class {strange[0]!r} of {folder} has no folder in {parts['train']}: rename or remove "
+            "it"
         )
-        notes = {"unreadable": [list(entry) for entry in folder.unreadable]}
-        name = path.resolve().name
-        if (path / "train").is_dir() and (path / "test").is_dir():
-            part = getattr(folder.splits, split, None)
-            if part is None:
-                raise InputError(f"folder {path} has no {split} images")
-            return _of_datasets([part], folder.splits.train, name, **notes)
-        # Nobody has said which images are for testing: all are audited
-        return _of_datasets(_all_parts(folder.splits), None, name, **notes)
-    splits = load(data, data_dir=data_dir, cache_dir=cache_dir)
-    if data.endswith(".npz") and not _has_test_images(path, data_dir):
-        return _of_datasets(_all_parts(splits), None, splits.test.name)
-    return _of_splits(splits, split)
+    names = tuple(sizes)
+    number_of = np.array([names.index(name) for name in dataset.class_names])
+    return LabelledImages(
+        None,
+        name,
+        num_classes=len(names),
+        class_names=names,
+        class_counts=np.array(list(sizes.values()), np.int64),
+        indexed=[(dataset.images, number_of[dataset.labels])],
+        notes={**notes, "split": split},
+    )
 
 
-def _has_test_images(path: Path, data_dir: str | None) -> bool:
+def _whole_npz(path: Path, data_dir: str | None, cache_dir: str | Path | None) -> Part | None:
+    """All images of a file that has `images` and `labels` and no splits, else None."""
+    from keras_git.data.sources import MAX_BYTES_IN_MEMORY, _member
+
     if not path.exists() and data_dir is not None:
         path = Path(data_dir).expanduser() / path
-    with np.load(path, allow_pickle=False) as archive:
-        return any("test" in key for key in archive.files)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if "images" not in archive.files or "labels" not in archive.files:
+                return None
+            if any(key.startswith(("x_", "train_", "test_")) for key in archive.files):
+                return None
+            cache = None if cache_dir is None else Path(cache_dir)
+            images, labels = (
+                _member(archive, key, cache, MAX_BYTES_IN_MEMORY) for key in ("images", "labels")
+            )
+    except Exception:  # whatever is wrong with the file, `load` says it in a line
+        return None
+    return images, _labels(labels, len(images))
 
 
 def _pair(element: Any) -> Part:
@@ -312,18 +442,31 @@ def _pair(element: Any) -> Part:
 def _of_tensorflow(data: Any) -> LabelledImages:
     if int(data.cardinality()) == -1:
         raise InputError("the tf.data.Dataset never ends; use data.take(n)")
-    spec = data.element_spec
-    if isinstance(spec, dict):
-        spec = spec.get("image")
-    elif isinstance(spec, (tuple, list)) and spec:
-        spec = spec[0]
-    rank = len(getattr(spec, "shape", None) or ())
+    single = _is_single(data.element_spec)
 
     def pieces(size: int) -> Iterator[Part]:
-        for element in data.batch(size) if rank == 3 else data:
+        for element in data.batch(size) if single else data:
             yield _pair(element)
 
     return LabelledImages(pieces, "tf.data")
+
+
+def _is_single(spec: Any) -> bool:
+    """Whether the elements of a tf.data.Dataset are single examples, not batches."""
+    image = label = None
+    if isinstance(spec, dict):
+        image, label = spec.get("image"), spec.get("label")
+    elif isinstance(spec, (tuple, list)) and len(spec) >= 2:
+        image, label = spec[:2]
+    shapes = [getattr(part, "shape", None) for part in (image, label)]
+    ranks = [getattr(shape, "rank", None) for shape in shapes]
+    if ranks[0] != 3:
+        return ranks[0] == 2  # a grey image without a channel axis
+    if ranks[1] != 1:
+        return ranks[1] == 0
+    # One colour image with a one-hot label, or a batch of grey images (N, H, W) with labels (N,)
+    pixels, classes = (list(shape) for shape in shapes if shape is not None)
+    return pixels[-1] in (1, 3) or pixels[0] != classes[0]
 
 
 def _of_pydataset(data: Any) -> LabelledImages:
@@ -353,9 +496,10 @@ def open_data(
         data: `(images, labels)` arrays, an `ImageDataset`, `Splits`, the path of a folder with one
             sub-folder per class or of an `.npz` file, the name of a dataset (see
             `keras_git.data.load`), a finite `tf.data.Dataset` or `keras.utils.PyDataset` of
-            `(images, labels)`, batched or not.
-        split: which split of data that have several. A folder without `test`, and an `.npz` file
-            without test images, are taken as a whole.
+            `(images, labels)`, batched or not, the same in every pass.
+        split: which split of data that have several. A folder with `train` but without `test`
+            gives its validation images for "test"; a folder of classes and an `.npz` file of
+            `images` and `labels` are taken as a whole.
         data_dir: folder of tensorflow_datasets, or of a relative `.npz` path.
         wanted: (height, width, channels) that the classifier takes; decides how the files of a
             folder are read.
@@ -383,9 +527,15 @@ def open_data(
     if hasattr(data, "element_spec") and hasattr(data, "cardinality"):
         return _of_tensorflow(data)
     if isinstance(data, (tuple, list)) and len(data) == 2:
-        images, labels = (
-            part if isinstance(part, np.ndarray) else np.asarray(part) for part in data
-        )
+        try:
+            images, labels = (
+                part if isinstance(part, np.ndarray) else np.asarray(part) for part in data
+            )
+        except ValueError as error:
+            raise InputError(
+                "images or labels are lists of unequal lengths; give images of one size (N, H, W, "
+                "C), or resize them to one"
+            ) from error
         if images.ndim not in (3, 4) or len(images) == 0:
             raise InputError(f"images have shape {images.shape}; give (N, H, W, C), N > 0")
         return LabelledImages(None, "arrays", indexed=[(images, _labels(labels, len(images)))])

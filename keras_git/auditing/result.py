@@ -65,15 +65,16 @@ class Measurement:
     Attributes:
         condition: what was done to the images.
         ekld: expected KL divergence, nats.
-        ekld_standard_error: between images (clustered by image), nats.
-        ekld_sampling_error: the part of the error that more draws per image would shrink, nats.
+        ekld_standard_error: of both parts below together (clustered by image), nats.
+        ekld_sampling_error: the part that more draws per image would shrink, nats.
         consistency: fraction of draws with an unchanged prediction, 0..1.
         consistency_standard_error: its standard error, clustered by image.
         accuracy: accuracy on transformed images, 0..1.
         accuracy_standard_error: its standard error, clustered by image.
         num_samples: draws per image, int64 (C,).
         groups: `{"many" | "medium" | "few": {"ekld": ..., "consistency": ..., "accuracy": ...}}`,
-            means over the classes of a group; a group without classes is left out.
+            means over the classes of a group, each with its `..._standard_error`; a group without
+            classes is left out.
         trend: of the eKLD against class size.
     """
 
@@ -88,6 +89,15 @@ class Measurement:
     num_samples: np.ndarray
     groups: Mapping[str, Mapping[str, float]]
     trend: Trend
+
+    def __post_init__(self) -> None:
+        _freeze(self)
+
+    @property
+    def ekld_image_error(self) -> np.ndarray:
+        """The part of the standard error that only more images would shrink, nats, (C,)."""
+        squares = self.ekld_standard_error**2 - self.ekld_sampling_error**2
+        return np.sqrt(np.maximum(squares, 0.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +124,9 @@ class Example:
     transformed_prediction: int
     transformed_confidence: float
 
+    def __post_init__(self) -> None:
+        _freeze(self)
+
 
 @dataclass(frozen=True, eq=False)
 class ModelAudit:
@@ -128,11 +141,15 @@ class ModelAudit:
         expected_calibration_error: 0..1.
         per_class_accuracy: float64 (C,).
         group_accuracy: `{"many" | "medium" | "few": accuracy}`.
+        group_accuracy_standard_error: the same with their standard errors, where known.
         accuracy_trend: accuracy against class size.
         measurements: one per condition, in the order of the ladder.
         examples: of the worst classes.
         evaluations: images that went through the model, draws counted one by one.
-        evaluations_saved: further ones that the precision made unnecessary; 0 without one.
+        evaluations_saved: those with one number of draws for all classes of a condition, that of
+            the class that needed most, less those that were made; negative where the trial and the
+            rounds cost more than they spared, 0 without a precision.
+        ekld_resolution: eKLD below it is what rounding makes of an invariant model, nats.
     """
 
     name: str
@@ -148,6 +165,11 @@ class ModelAudit:
     examples: tuple[Example, ...] = ()
     evaluations: int = 0
     evaluations_saved: int = 0
+    group_accuracy_standard_error: Mapping[str, float] = field(default_factory=dict)
+    ekld_resolution: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _freeze(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,12 +198,16 @@ class AuditResult:
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
+    def __post_init__(self) -> None:
+        _freeze(self)
+
     def to_table(self) -> list[dict[str, Any]]:
         """One row per model, condition and class, plain values, NaN where there is none.
 
         Columns: model, transform, strength, unit, condition, class, class_name, class_count,
-        num_images, num_samples, ekld, ekld_standard_error, ekld_sampling_error, consistency,
-        consistency_standard_error, accuracy, accuracy_standard_error, original_accuracy.
+        num_images, num_samples, ekld, ekld_standard_error, ekld_sampling_error, ekld_image_error,
+        consistency, consistency_standard_error, accuracy, accuracy_standard_error,
+        original_accuracy.
         """
         rows = []
         for model in self.models:
@@ -200,7 +226,7 @@ class AuditResult:
                         "num_images": int(self.num_images[number]),
                         "num_samples": int(measurement.num_samples[number]),
                     }
-                    for measure in _MEASURES:
+                    for measure in _COLUMNS:
                         row[measure] = float(getattr(measurement, measure)[number])
                     row["original_accuracy"] = float(model.per_class_accuracy[number])
                     rows.append(row)
@@ -262,6 +288,19 @@ class AuditResult:
         report.write_html(self, path)
         return Path(path)
 
+    def plot(self, folder: str | Path, file_format: str = "png") -> list[Path]:
+        """Draws eKLD against class size and accuracy per class; see `keras_git.report.pictures`.
+
+        Returns:
+            The files.
+
+        Raises:
+            InputError: an unknown picture format, or nothing was measured.
+        """
+        from keras_git import report
+
+        return report.pictures(self, folder, file_format)
+
 
 _MEASURES = (
     "ekld",
@@ -272,6 +311,17 @@ _MEASURES = (
     "accuracy",
     "accuracy_standard_error",
 )
+_COLUMNS = (*_MEASURES[:3], "ekld_image_error", *_MEASURES[3:])
+
+
+def _freeze(record: Any) -> None:
+    """Arrays of a frozen record become copies that cannot be written to."""
+    for entry in dataclasses.fields(record):
+        value = getattr(record, entry.name)
+        if isinstance(value, np.ndarray):
+            value = value.copy()
+            value.flags.writeable = False
+            object.__setattr__(record, entry.name, value)
 
 
 def joined(results: Sequence[AuditResult]) -> AuditResult:
@@ -318,7 +368,10 @@ def _plain(value: Any) -> Any:
         pictures = {name: _png(fields.pop(name)) for name in ("image", "transformed")}
         return {**_plain(fields), **pictures}
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        plain = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, Measurement):
+            plain["ekld_image_error"] = _plain(value.ekld_image_error)
+        return plain
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if hasattr(value, "tolist"):
@@ -391,6 +444,9 @@ def _model(content: Mapping[str, Any]) -> ModelAudit:
             **{name: _number(content[name]) for name in numbers},
             "per_class_accuracy": _numbers(content["per_class_accuracy"]),
             "group_accuracy": _means(content["group_accuracy"]),
+            "group_accuracy_standard_error": _means(
+                content.get("group_accuracy_standard_error", {})
+            ),
             "accuracy_trend": _trend(content["accuracy_trend"]),
             "measurements": tuple(_measurement(entry) for entry in content["measurements"]),
             "examples": tuple(_example(entry) for entry in content["examples"]),

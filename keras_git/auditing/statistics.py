@@ -19,6 +19,15 @@ from keras_git.auditing.result import Condition, Measurement, Trend
 from keras_git.backend import compiled
 
 _EXACT_CLASSES = 8
+# eKLD in nats below which a model counts as not moved at all: what rounding alone makes of an
+# exactly invariant one, computed in float32 or in half precision.
+EKLD_RESOLUTION = {"float32": 1e-6, "half": 1e-3}
+# The plan of a precision: weight of the other classes in the variance of one, in degrees of
+# freedom; the chance that the bound of a variance is too low; and, for a class whose draws all
+# agreed, the upper limit (95 %) of how many in n would not, at one nat squared each.
+_PRIOR_DEGREES = 5
+_BOUND_ERROR = 0.1
+_RULE_OF_THREE = 3.0
 _NORMAL_QUANTILE = 1.959963984540054  # of 0.975
 
 
@@ -57,6 +66,27 @@ class ClassMoments:
         """Unbiased, float64 (C,); NaN for classes with fewer than two images."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(self.count > 1, self.squares / (self.count - 1), np.nan)
+
+
+def joined_draws(
+    first: np.ndarray, first_samples: int, second: np.ndarray, second_samples: int
+) -> np.ndarray:
+    """Sums over two sets of draws of the same images.
+
+    Args:
+        first: `(4, B)`, see `keras_git.metrics.draws.draws_function`.
+        first_samples: draws per image in it.
+        second: `(4, B)` of further draws.
+        second_samples: draws per image in it.
+
+    Returns:
+        The sums over all draws, float64 `(4, B)`.
+    """
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    total = first + second
+    difference = second[0] / second_samples - first[0] / first_samples
+    total[1] += difference**2 * first_samples * second_samples / (first_samples + second_samples)
+    return total
 
 
 class ConditionSums:
@@ -162,8 +192,13 @@ class ConditionSums:
             error = np.sqrt(variance / self.num_images)
         return np.where(self.num_images > 1, error, np.nan)
 
-    def measurement(self, condition: Condition, class_counts: np.ndarray) -> Measurement:
-        """The record of the condition."""
+    def measurement(
+        self,
+        condition: Condition,
+        class_counts: np.ndarray,
+        resolution: float = EKLD_RESOLUTION["float32"],
+    ) -> Measurement:
+        """The record of the condition; eKLD below `resolution` is tied in the trend."""
         means = {name: self.mean(name) for name in self._MEASURES}
         members = class_groups(class_counts)
         return Measurement(
@@ -177,12 +212,101 @@ class ConditionSums:
             accuracy_standard_error=self.standard_error("accuracy"),
             num_samples=self.num_samples.copy(),
             groups={
-                group: {name: mean_of_seen(values[classes]) for name, values in means.items()}
+                group: self._group(means, classes)
                 for group, classes in members.items()
                 if np.isfinite(means["ekld"][classes]).any()
             },
-            trend=spearman_trend(class_counts, means["ekld"]),
+            trend=spearman_trend(class_counts, means["ekld"], resolution),
         )
+
+    def _group(self, means: Mapping[str, np.ndarray], classes: np.ndarray) -> dict[str, float]:
+        found = {name: mean_of_seen(values[classes]) for name, values in means.items()}
+        for name, values in means.items():
+            seen = classes[np.isfinite(values[classes])]
+            errors = self.standard_error(name)[seen]
+            found[f"{name}_standard_error"] = pooled_error(errors, self.num_images[seen])
+        return found
+
+
+def pooled_error(errors: np.ndarray, num_images: np.ndarray) -> float:
+    """Standard error of the mean over classes, the classes taken as they are.
+
+    Args:
+        errors: of each class, `(C,)`; NaN (a class of one image) gets the deviation that images
+            show in the other classes.
+        num_images: of each class `(C,)`, infinite where unknown.
+
+    Returns:
+        The error; NaN if that of no class is known.
+    """
+    known = np.isfinite(errors)
+    if not known.any():
+        return float("nan")
+    errors = errors.copy()
+    if not known.all():
+        counts = np.where(np.isfinite(num_images), num_images, 1.0)
+        deviation = np.mean(errors[known] ** 2 * counts[known])
+        errors[~known] = np.sqrt(deviation / counts[~known])
+    return float(np.sqrt(np.sum(errors**2)) / len(errors))
+
+
+def draws_needed(trial: ConditionSums, precision: float) -> np.ndarray:
+    """How many draws per image bring the sampling error of a class's eKLD under a precision.
+
+    A trial tells the variance between draws, whose upper bound counts: shrunk towards the mean
+    over the classes, as few draws say little of a variance, then raised to its 90 % limit. Where
+    all draws of a class agreed, further ones still need not: its variance is never taken as lower
+    than the rule of three allows.
+
+    The draws of the trial must not enter the estimate: a class whose trial happens to miss the
+    rare large divergences looks certain and low at once.
+
+    Args:
+        trial: with at least two draws per image.
+        precision: nats.
+
+    Returns:
+        Draws per image, float64 (C,), 2 or more; 0 for classes without images.
+
+    Reference: Stein, "A two-sample test for a linear hypothesis whose power is independent of the
+    variance", Annals of Mathematical Statistics 16, 1945.
+    """
+    import scipy.stats
+
+    seen = trial.num_images > 0
+    images = np.maximum(trial.num_images, 1)
+    draws = np.maximum(trial.num_samples, 2)
+    degrees = images * (draws - 1)
+    variance = np.where(seen, np.nan_to_num(trial.within_variance()), 0.0)
+    mean = (variance * degrees)[seen].sum() / max(degrees[seen].sum(), 1)
+    joint = degrees + _PRIOR_DEGREES
+    shrunk = (variance * degrees + mean * _PRIOR_DEGREES) / joint
+    bound = shrunk * joint / scipy.stats.chi2.ppf(_BOUND_ERROR, joint)
+    bound = np.maximum(bound, _RULE_OF_THREE / (images * draws))
+    return np.where(seen, np.maximum(np.ceil(bound / (images * precision**2)), 2), 0)
+
+
+def wants_more(
+    sums: ConditionSums, needed: np.ndarray, precision: float, max_samples: int
+) -> np.ndarray:
+    """Which classes get a further round of draws, bool (C,); those without images do not.
+
+    Those with fewer draws than were planned, and those whose error came out above the precision
+    all the same (which pulls their mean down, by a small part of the precision).
+
+    Args:
+        sums: the draws so far, without those of the trial.
+        needed: what `draws_needed` says.
+        precision: nats.
+        max_samples: most draws per image.
+    """
+    # No variance among n draws is trusted here either
+    least = np.sqrt(_RULE_OF_THREE) / np.maximum(sums.num_images * sums.num_samples, 1)
+    error = np.where(sums.num_images > 0, np.maximum(sums.sampling_error(), least), 0.0)
+    above = error > precision
+    return (sums.num_samples < needed.clip(max=max_samples)) | (
+        above & (sums.num_samples < max_samples)
+    )
 
 
 def mean_of_seen(values: np.ndarray) -> float:
@@ -205,20 +329,23 @@ def group_means(values: np.ndarray, class_counts: np.ndarray) -> Mapping[str, fl
     }
 
 
-def spearman_trend(class_counts: np.ndarray, values: np.ndarray) -> Trend:
+def spearman_trend(class_counts: np.ndarray, values: np.ndarray, resolution: float = 0.0) -> Trend:
     """Spearman's rank correlation of a value per class with the size of the class.
 
     The p-value is two-sided: exact, from all orders, up to eight classes; for more from Student's
     distribution with n - 2 degrees of freedom, which is too small for few classes. The confidence
-    interval is Fisher's z with the variance (1 + rho^2 / 2) / (n - 3).
+    interval is Fisher's z with the variance (1 + rho^2 / 2) / (n - 3), an approximation that is
+    not made where it does not hold: for up to eight classes, and where the order is exact (its
+    width would be 0).
 
     Args:
         class_counts: `(C,)`.
         values: `(C,)`; NaN where a class has none, which leaves it out.
+        resolution: values below it are ties: they differ by rounding alone.
 
     Returns:
         The trend; all NaN for fewer than three classes, or where sizes or values are all the same.
-        The interval needs four classes.
+        The ends of the interval are NaN where it is not defined.
 
     Reference: Bonett and Wright, "Sample size requirements for estimating Pearson, Kendall and
     Spearman correlations", Psychometrika 65, 2000.
@@ -226,6 +353,7 @@ def spearman_trend(class_counts: np.ndarray, values: np.ndarray) -> Trend:
     seen = np.isfinite(values)
     number = int(seen.sum())
     sizes, values = np.asarray(class_counts, float)[seen], np.asarray(values, float)[seen]
+    values = np.where(np.abs(values) < resolution, 0.0, values)
     nan = float("nan")
     if number < 3 or np.ptp(sizes) == 0 or np.ptp(values) == 0:
         return Trend(nan, nan, nan, nan, number)
@@ -245,12 +373,9 @@ def spearman_trend(class_counts: np.ndarray, values: np.ndarray) -> Trend:
     if 1 - abs(rho) < 1e-12:  # but for rounding
         rho = math.copysign(1.0, rho)
     low = high = nan
-    if number > 3:
-        if abs(rho) == 1:
-            low = high = rho
-        else:
-            width = _NORMAL_QUANTILE * math.sqrt((1 + rho**2 / 2) / (number - 3))
-            low, high = (math.tanh(math.atanh(rho) + side * width) for side in (-1, 1))
+    if number > _EXACT_CLASSES and abs(rho) < 1:
+        width = _NORMAL_QUANTILE * math.sqrt((1 + rho**2 / 2) / (number - 3))
+        low, high = (math.tanh(math.atanh(rho) + side * width) for side in (-1, 1))
     return Trend(rho, float(p_value), low, high, number)
 
 
@@ -309,6 +434,19 @@ class AccuracySums:
     def accuracy(self) -> float:
         """Over all images, 0..1."""
         return float(self._correct.sum() / self.num_images.sum())
+
+    def group_errors(self, class_counts: np.ndarray) -> dict[str, float]:
+        """Standard error of the mean accuracy of each group of classes, binomial per class."""
+        accuracy = self.per_class
+        with np.errstate(invalid="ignore", divide="ignore"):
+            variance = accuracy * (1 - accuracy) / (self.num_images - 1)
+        errors = np.where(self.num_images > 1, np.sqrt(variance), np.nan)
+        found = {}
+        for group, classes in class_groups(class_counts).items():
+            seen = classes[self.num_images[classes] > 0]
+            if len(seen):
+                found[group] = pooled_error(errors[seen], self.num_images[seen])
+        return found
 
     @property
     def calibration_error(self) -> float:

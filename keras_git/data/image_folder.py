@@ -249,6 +249,35 @@ def load_class_folder(
     return taken, unreadable
 
 
+def split_folders(path: str | Path) -> dict[str, Path] | None:
+    """Which splits a folder of images has on disk.
+
+    Args:
+        path: the folder.
+
+    Returns:
+        `"train"`, `"validation"`, `"test"` -> their folders, as far as they are there; None if the
+        folder holds classes.
+
+    Raises:
+        InputError: there is no such folder, or it holds both splits and classes.
+    """
+    folder = _checked_folder(path)
+    parts = _split_folders(folder)
+    return None if parts is None else {split: folder / name for split, name in parts.items()}
+
+
+def class_sizes(path: str | Path) -> dict[str, int]:
+    """Number of files of each class of `DIR/class/file`, without reading them.
+
+    Raises:
+        InputError: as `load_image_folder`.
+    """
+    listing = _list_classes(_checked_folder(path), "", None)
+    counts = np.bincount(listing.labels, minlength=len(listing.class_names)).tolist()
+    return dict(zip(listing.class_names, counts, strict=True))
+
+
 def default_image_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """The size to which images of these sizes are resized if nobody says.
 

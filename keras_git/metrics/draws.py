@@ -15,10 +15,12 @@ import numpy as np
 from keras import ops
 
 from keras_git.backend import compiled
+from keras_git.errors import InputError
 from keras_git.metrics.divergence import agreement, kl_from_log_probabilities, log_probabilities
 from keras_git.transforms import Transform
 
 _FUNCTIONS_PER_MODEL = 32
+_POSITIONS_PER_GENERATOR = 64
 # model -> {what it computes: compiled function}; an entry goes with its model
 _functions: weakref.WeakKeyDictionary[Any, OrderedDict[Any, Callable[..., Any]]] = (
     weakref.WeakKeyDictionary()
@@ -126,24 +128,51 @@ def draws_function(
 
 
 def sampled_parameters(
-    transform: Transform, seed: Sequence[int], positions: Sequence[int], num_samples: int
+    transform: Transform,
+    seed: int,
+    positions: Sequence[int] | np.ndarray,
+    num_samples: int,
+    stream: int = 0,
 ) -> dict[str, np.ndarray]:
     """Parameters of `num_samples` draws for each of B images.
 
-    They depend on the seed and the position of an image alone, not on the batch it is in, the
-    model or the backend.
+    They depend on the seed, the stream, `num_samples` and the position of an image alone, not on
+    the batch it is in, the model or the backend. A numpy generator belongs to 64 neighbouring
+    positions, whose draws are made in one call: a generator per image would cost more than a small
+    model.
 
     Args:
         transform: the transformation.
-        seed: non-negative integers.
+        seed: 0 or more.
         positions: position of each image in the data, B non-negative integers.
         num_samples: draws per image, S.
+        stream: 0 or more; another one gives independent draws.
 
     Returns:
         Arrays whose first two dimensions are (S, B).
+
+    Raises:
+        InputError: a transformation whose `sample` gives arrays of another length.
     """
-    drawn = [
-        transform.sample(num_samples, np.random.default_rng([*seed, int(position)]))
-        for position in positions
-    ]
-    return {name: np.stack([single[name] for single in drawn], axis=1) for name in drawn[0]}
+    places = np.asarray(positions, np.int64)
+    blocks = places // _POSITIONS_PER_GENERATOR
+    number = num_samples * _POSITIONS_PER_GENERATOR
+    parameters: dict[str, np.ndarray] = {}
+    for block in np.unique(blocks).tolist():
+        # Trailing zeros do not change a seed, hence the fixed order: stream 0 is [seed, block]
+        drawn = transform.sample(number, np.random.default_rng([seed, block, stream]))
+        here = blocks == block
+        columns = places[here] % _POSITIONS_PER_GENERATOR
+        for name, value in drawn.items():
+            value = np.asarray(value)
+            if value.shape[:1] != (number,):
+                raise InputError(
+                    f"transformation {transform.name!r}: sample gave {name!r} with shape "
+                    f"{value.shape} for {number} images; the first dimension must be {number}"
+                )
+            value = value.reshape(num_samples, _POSITIONS_PER_GENERATOR, *value.shape[1:])
+            if name not in parameters:
+                shape = (num_samples, len(places), *value.shape[2:])
+                parameters[name] = np.empty(shape, value.dtype)
+            parameters[name][:, here] = value[:, columns]
+    return parameters

@@ -180,8 +180,9 @@ def expected_kl(
     A compiled function (XLA on JAX and TensorFlow) loops over the draws of a batch inside, so
     memory does not grow with `num_samples`; the function is kept for the next call with the same
     model and transformation, also after the weights have changed. The last batch is padded, so
-    there is one compilation. The parameters of the transformation depend only on `seed` and the
-    position of the image: they are the same for every model, backend and batch size.
+    there is one compilation. The parameters of the transformation depend only on `seed`, the
+    position of the image and `num_samples`: they are the same for every model, backend and batch
+    size.
 
     Args:
         model: Keras model (or function) from float32 images `(B, H, W, C)` to `(B, K)`.
@@ -232,7 +233,7 @@ def expected_kl(
         # Padding repeats the first image of the batch; its results are dropped.
         positions = np.arange(start, start + batch_size)
         positions[stop - start :] = start
-        parameters = sampled_parameters(transform, [seed], positions.tolist(), num_samples)
+        parameters = sampled_parameters(transform, seed, positions, num_samples)
         batch = np.asarray(images[start:stop])
         if batch.dtype != np.uint8:
             batch = batch.astype(np.float32)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_git.auditing import AuditResult, Condition, Measurement, ModelAudit, Trend
+from keras_git.auditing.statistics import pooled_error
 
 # Of a normal distribution: 95 % lie within this many standard errors.
 WIDTH_95 = 1.96
@@ -68,21 +69,8 @@ def over_classes(
     total = number**2 / float(np.sum(1 / images)) if np.isfinite(images).any() else math.inf
     error = math.nan
     if errors is not None:
-        error = _pooled(errors[used], images)
+        error = pooled_error(errors[used], images)
     return Mean(float(values[used].mean()), error, total)
-
-
-def _pooled(errors: np.ndarray, images: np.ndarray) -> float:
-    """Error of the mean; a class of one image gets the deviation that the others show."""
-    known = np.isfinite(errors)
-    if not known.any():
-        return math.nan
-    errors = errors.copy()
-    if not known.all():
-        counts = np.where(np.isfinite(images), images, 1.0)
-        deviation = np.mean(errors[known] ** 2 * counts[known])
-        errors[~known] = np.sqrt(deviation / counts[~known])
-    return float(np.sqrt(np.sum(errors**2)) / len(errors))
 
 
 def ladders(model: ModelAudit) -> dict[str, list[Measurement]]:

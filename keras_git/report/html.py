@@ -52,6 +52,7 @@ _PICTURE_BYTES = 1_500_000
 _PICTURE_SIDE = 112
 _MOST_EXAMPLES = 36
 
+_MEASURES = ("ekld", "consistency", "accuracy")
 _GROUPS = {
     "many": "many (more than 100 images)",
     "medium": "medium (20 to 100)",
@@ -355,7 +356,8 @@ def _against_size(result: AuditResult) -> Markup | None:
             panels.append(tag("figure", tag("strong", words(way)), chart, _caption(caption)))
         explanation = (
             "Below each: Spearman's rank correlation with class size [95 % confidence interval] "
-            "and its p-value, for the strength where it is clearest."
+            "and its p-value, for the strength where it is clearest. No interval stands where none "
+            "is defined: for up to eight classes, or where the two orders are the same."
         )
         parts += [
             tag("h3", "Each transformation"),
@@ -561,7 +563,7 @@ def _ladders(result: AuditResult) -> Markup | None:
     if parts:
         text = (
             "Means over the classes, from the untransformed images (\u201cnone\u201d) to the "
-            "strongest transformation; bands are 95 % confidence intervals (between images). The "
+            "strongest transformation; bands are 95 % confidence intervals. The "
             "steps are evenly spaced, whatever their strength."
         )
         parts = [tag("p", _prose(text)), _keys(result), *parts]
@@ -607,8 +609,14 @@ def _condition_table(result: AuditResult) -> Markup:
                     mean = _over(result, m, measure)
                     cells.append(_percent_with_error(mean.value, mean.standard_error))
                 rows.append(_row(clean(condition.label) or words(condition.transform), cells))
-    return _scroll(
-        _table(head, rows, caption="Means over the classes \u00b1 standard error (between images)")
+    return _scroll(_table(head, rows, caption="Means over the classes \u00b1 one standard error"))
+
+
+def _has_sampling_error(result: AuditResult) -> bool:
+    return any(
+        np.isfinite(m.ekld_sampling_error).any()
+        for model in result.models
+        for m in model.measurements
     )
 
 
@@ -810,29 +818,40 @@ def _groups(result: AuditResult) -> Markup | None:
         for m in model.measurements
         for group in m.groups.values()
     )
-    head: list[object] = [tag("th", "training images per class", class_="text", scope="col")]
+    audited = result.settings.get("class_counts") == "audited images"
+    sizes = f"{'audited' if audited else 'training'} images per class"
+    head: list[object] = [tag("th", sizes, class_="text", scope="col")]
     if several:
         head.append(tag("th", "model", class_="text", scope="col"))
-    head += ["accuracy", "eKLD, nats", "predictions kept"]
-    head += ["accuracy, transformed"] * with_accuracy
+    head += ["accuracy, %", "eKLD, nats", "predictions kept, %"]
+    head += ["accuracy, transformed, %"] * with_accuracy
     rows = []
     for name in names:
         for model in result.models:
             cells: list[object] = [tag("td", _name(model.name), class_="text")] * several
-            cells.append(percent(_value(model.group_accuracy.get(name))))
+            cells.append(
+                _percent_with_error(
+                    _value(model.group_accuracy.get(name)),
+                    _value(model.group_accuracy_standard_error.get(name)),
+                )
+            )
             means = {
                 measure: _mean_of(m.groups.get(name, {}).get(measure) for m in model.measurements)
-                for measure in ("ekld", "consistency", "accuracy")
+                for measure in (f"{n}{e}" for n in _MEASURES for e in ("", "_standard_error"))
             }
-            cells += [_nats(means["ekld"]), percent(means["consistency"])]
-            cells += [percent(means["accuracy"])] * with_accuracy
+            cells.append(_with_error(means["ekld"], means["ekld_standard_error"]))
+            for measure in _MEASURES[1 : 2 + with_accuracy]:
+                cells.append(
+                    _percent_with_error(means[measure], means[f"{measure}_standard_error"])
+                )
             rows.append(_row(_GROUPS[name], cells))
     return join(
         [
             tag(
                 "p",
                 "Means over the classes of a group; eKLD, predictions kept and accuracy on "
-                "transformed images also over all transformations and strengths.",
+                "transformed images also over all transformations and strengths. \u00b1 is one "
+                "standard error, the classes taken as they are.",
             ),
             _scroll(_table(head, rows)),
         ]
@@ -875,7 +894,9 @@ def _long_table(result: AuditResult) -> Markup:
     ]
     if several:
         head.append(tag("th", "model", class_="text", scope="col"))
-    head += ["eKLD, nats", "kept, %"] + ["accuracy, %"] * with_accuracy + ["draws"]
+    sampled = _has_sampling_error(result)
+    head += ["eKLD, nats"] + ["sampling error", "error between images"] * sampled
+    head += ["kept, %"] + ["accuracy, %"] * with_accuracy + ["draws"]
     rows = []
     for label, name in enumerate(result.class_names):
         images = int(result.num_images[label])
@@ -897,6 +918,9 @@ def _long_table(result: AuditResult) -> Markup:
                     ]  # fmt: skip
                     cells += [tag("td", _name(model.name), class_="text")] * several
                     cells.append(_with_error(m.ekld[label], m.ekld_standard_error[label]))
+                    if sampled:
+                        cells += [_nats(m.ekld_sampling_error[label])]
+                        cells += [_nats(m.ekld_image_error[label])]
                     cells.append(
                         _percent_with_error(
                             m.consistency[label], m.consistency_standard_error[label]
@@ -909,7 +933,12 @@ def _long_table(result: AuditResult) -> Markup:
                     draws = int(m.num_samples[label])
                     cells.append(count(draws) if draws > 0 else "\u2013")
                     rows.append(_row(_name(name), cells))
-    caption = "\u00b1 is the standard error between images."
+    caption = "\u00b1 is one standard error."
+    if sampled:
+        caption += (
+            " That of the eKLD has two parts, in the columns after it: of sampling, which more "
+            "draws would shrink, and between images, which only more images would."
+        )
     return _scroll(_table(head, rows, caption=caption), tall=True)
 
 
@@ -924,11 +953,19 @@ def _matrices(result: AuditResult, models: Sequence[ModelAudit], rows: int) -> t
         most = max(_TABLE_CELLS // columns, 1)
         classes = _worst_first(models)[:most]
         what = what.replace("every class", f"the {count(most)} worst classes")
+    sampled = _has_sampling_error(result)
     parts: list[object] = [
         tag(
             "p",
-            "eKLD in nats. Standard errors, consistency and accuracy of every class are in the "
-            "CSV and JSON files of the audit.",
+            "eKLD in nats. "
+            + (
+                "The last two columns are parts of its standard error, means over the columns "
+                "before: of sampling, which more draws would shrink, and between images. "
+                if sampled
+                else ""
+            )
+            + "All standard errors, consistency and accuracy of every class are in the CSV and "
+            "JSON files of the audit.",
             class_="soft",
         )
     ]
@@ -941,6 +978,11 @@ def _matrices(result: AuditResult, models: Sequence[ModelAudit], rows: int) -> t
             heads = [words(way) for way in ladders(model)]
             values = [mean_over(steps, "ekld") for steps in ladders(model).values()]
         head: list[object] = [tag("th", "class", class_="text", scope="col"), "size"]
+        if sampled:
+            heads += ["sampling error", "error between images"]
+            steps = list(model.measurements)
+            values += [mean_over(steps, "ekld_sampling_error")]
+            values += [mean_over(steps, "ekld_image_error")]
         head += [tag("th", h, class_="wrap", scope="col") for h in heads]
         lines = []
         for label in classes.tolist():

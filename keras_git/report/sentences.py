@@ -1,8 +1,8 @@
 """The findings of an audit in plain language, each with its uncertainty.
 
 Rules: a model is called invariant, or not, only where the whole 95 % confidence interval says so; a
-trend is claimed only for p < 0.05; of two models one is called better only where their difference
-exceeds its standard error, and "clearly" only beyond two of them.
+trend is claimed only for p < 0.05; of two models one is called better only where the 95 %
+confidence interval of their difference (Student's) says so, "perhaps" where that of 68 % does.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ from keras_git.report.aggregates import (
 INVARIANT = 0.95
 SIGNIFICANT = 0.05
 _WORST = 3
-# The smallest third of fewer classes than these is too few for a comparison.
-_ENOUGH_FOR_THIRDS = 9
+# Fewer classes than these are too few for a comparison of two models, also in a third of them.
+_ENOUGH_TO_COMPARE = 5
+# Two-sided confidence of one standard error of a normal distribution, and that of a claim.
+_WEAK, _SURE = 0.6827, 1 - SIGNIFICANT
 _ONLY = {
     "always": "invariant to {}",
     "partly": "invariant to {} while it is weak",
@@ -295,7 +297,7 @@ def _classes(result: AuditResult) -> list[str]:
         if len(used) < 2:
             continue
         name = clean(model.name)
-        if not np.any(ekld[used] > 0):
+        if not np.any(ekld[used] > model.ekld_resolution):
             lines.append(f"{name} has an eKLD of 0 on every class: nothing moves its predictions.")
             continue
         order = used[np.argsort(-ekld[used], kind="stable")]
@@ -549,8 +551,9 @@ def _comparison(result: AuditResult) -> list[str]:
     lines.insert(
         0,
         "Models are compared class by class (mean difference over the classes \u00b1 its standard "
-        "error): up to one standard error is no clear difference, up to two is weak evidence. "
-        "Another training of the same models may differ by more than that.",
+        "error; Student's distribution for their number): less than 68 % confidence is no clear "
+        "difference, less than 95 % is weak evidence. Another training of the same models may "
+        "differ by more than that.",
     )
     return lines
 
@@ -560,11 +563,12 @@ def _compared(
 ) -> list[str]:
     """What the second model does better or worse: over all classes and on the smallest third."""
     used = np.flatnonzero(seen(result) & np.isfinite(first) & np.isfinite(second))
-    if len(used) < 3:
-        return []
+    if len(used) < _ENOUGH_TO_COMPARE:
+        noun = "invariance" if measure == "ekld" else "accuracy"
+        return [f"{number_of(len(used), 'class', 'classes')} are too few to compare {noun}"]
     parts = [_difference((second - first)[used], measure, "")]
     counts = np.asarray(result.class_counts)[used]
-    if len(used) >= _ENOUGH_FOR_THIRDS and counts.min() < counts.max():
+    if len(used) >= 3 * _ENOUGH_TO_COMPARE and counts.min() < counts.max():
         # Ties in class order, as `metrics.groups` has it.
         smallest = used[np.array_split(np.argsort(-counts, kind="stable"), 3)[2]]
         parts.append(
@@ -585,11 +589,19 @@ def _difference(values: np.ndarray, measure: str, where: str) -> str:
     else:
         numbers = f"{100 * mean:+.1f} \u00b1 {100 * error:.1f} points"
         better = "more accurate" if mean > 0 else "less accurate"
-    if abs(mean) <= error:
+    weak, sure = (_student(level, len(values)) * error for level in (_WEAK, _SURE))
+    if abs(mean) <= weak:
         return f"no clear difference in {noun}{where} ({numbers})"
-    if abs(mean) <= 2 * error:
+    if abs(mean) <= sure:
         return f"perhaps {better}{where} (weak evidence: {numbers})"
     return f"{better}{where} ({numbers})"
+
+
+def _student(confidence: float, number: int) -> float:
+    """Half the width of an interval for the mean of `number` values, in standard errors."""
+    import scipy.stats
+
+    return float(scipy.stats.t.ppf((1 + confidence) / 2, number - 1))
 
 
 # ------------------------------------------------------------------------------------ accuracy
@@ -631,6 +643,12 @@ def _limits(result: AuditResult) -> list[str]:
         # A reason is a sentence of its own: colons and full stops at its end would collide.
         parts = [f"{words(n)} ({clean(str(r)).rstrip('.')})" for n, r in result.skipped.items()]
         lines.append(f"Left out: {listed(parts)}.")
+    if result.settings.get("image_size_chosen"):
+        height, width = result.settings["image_size"]
+        lines.append(
+            f"The images were resized to {height} x {width} pixels, which was chosen from the "
+            "sizes of the files, as the model takes any size; another size may give other results."
+        )
     images, used = np.asarray(result.num_images), seen(result)
     if not used.all():
         names = [f"\u201c{clean(result.class_names[i])}\u201d" for i in np.flatnonzero(~used)]
@@ -657,10 +675,14 @@ def _precision(result: AuditResult) -> list[str]:
         return []
     total = spent + saved
     text = (
-        f"Sampling stopped where the error that sampling leaves in a class's eKLD was below "
-        f"{precision:g} nats: {count(spent)} evaluations instead of {count(total)}, "
+        f"Each class got as many draws as a trial showed it to need for a sampling error of its "
+        f"eKLD of {precision:g} nats: {count(spent)} evaluations, trials included, instead of "
+        f"{count(total)} with as many draws for all classes as the one that needed most, "
     )
-    text += f"{percent(saved / total, 0)} saved." if saved else "none saved."
+    if saved >= 0:
+        text += f"{percent(saved / total, 0)} saved."
+    else:
+        text += "so that the trials cost more than they saved."
     lines = [text]
     open_cases = measured = 0
     for model in result.models:
@@ -676,6 +698,7 @@ def _precision(result: AuditResult) -> list[str]:
             f"it was still above that{limit}."
         )
     lines.append(
-        "The error between images, which more draws cannot shrink, stands beside every number."
+        "The error between images, which more draws cannot shrink, stands beside it in the table "
+        "of all numbers."
     )
     return lines

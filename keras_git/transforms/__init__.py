@@ -9,7 +9,7 @@ from keras_git.transforms import nuisances
 from keras_git.transforms.base import Compose, Identity, SampledTransform, Transform
 from keras_git.transforms.degradations import JPEG, Blur, Erasing, Noise
 from keras_git.transforms.function import FunctionTransform
-from keras_git.transforms.generator import GeneratorTransform
+from keras_git.transforms.generator import GeneratorTransform, is_generator
 from keras_git.transforms.geometric import HorizontalFlip, Rotation, Scale, Shift
 from keras_git.transforms.ladder import LADDERS, Ladder, Rung
 from keras_git.transforms.photometric import (
@@ -95,5 +95,6 @@ __all__ = [
     "Shift",
     "Transform",
     "get",
+    "is_generator",
     "nuisances",
 ]

@@ -12,6 +12,14 @@ from keras_git.errors import InputError
 from keras_git.transforms.base import Transform
 
 
+def is_generator(model: Any) -> bool:
+    """Whether it is a model with the two inputs of a generator, an image and a style."""
+    inputs = getattr(model, "inputs", None)
+    return bool(
+        inputs and len(inputs) == 2 and len(inputs[0].shape) == 4 and len(inputs[1].shape) == 2
+    )
+
+
 @keras.saving.register_keras_serializable(package="keras_git")
 class GeneratorTransform(Transform):
     """Re-renders an image with a style drawn from N(0, I).
@@ -31,8 +39,8 @@ class GeneratorTransform(Transform):
     def __init__(self, generator: keras.Model, name: str = "generator") -> None:
         if isinstance(generator, dict):
             generator = keras.saving.deserialize_keras_object(generator)
-        inputs = getattr(generator, "inputs", None)
-        if not inputs or len(inputs) != 2 or len(inputs[0].shape) != 4 or len(inputs[1].shape) != 2:
+        inputs: Any = getattr(generator, "inputs", None)
+        if not is_generator(generator):
             shapes = (
                 [tuple(tensor.shape) for tensor in inputs] if inputs else "no functional inputs"
             )

@@ -7,6 +7,7 @@ they draw alone, so one compiled function serves all of them.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from keras_git.errors import InputError
@@ -90,6 +91,8 @@ class Ladder:
                 raise InputError(f"transformation {self.name!r} has no strengths to choose")
             return (Rung(self.make(0.0), None, "", self.text),)
         values = [float(value) for value in strengths or ()]
+        if not all(math.isfinite(value) for value in values):
+            raise InputError(f"transformation {self.name!r}: give finite numbers as strengths")
         if self.whole and any(value != int(value) for value in values):
             raise InputError(f"transformation {self.name!r}: give whole numbers of {self.unit}")
         if not values:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import keras_git as kg
-from keras_git.auditing import open_data
+from keras_git.auditing import LabelledImages, open_data
 from keras_git.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -44,7 +44,11 @@ def tensorflow(kind: str):
     dataset = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS))
     if kind == "dictionary":
         return dataset.map(lambda x, y: {"image": x, "label": y})
-    return dataset.batch(9) if kind == "batched" else dataset
+    if kind.startswith("grey"):  # without an axis for channels
+        dataset = dataset.map(lambda x, y: (x[..., 0], y))
+    if kind == "one-hot":
+        dataset = dataset.map(lambda x, y: (tf.repeat(x, 3, -1), tf.one_hot(y, 3)))
+    return dataset.batch(9) if "batched" in kind else dataset
 
 
 def mapped(tmp_path):
@@ -76,6 +80,8 @@ SOURCES = {
     "tf.data": lambda path: tensorflow("single"),
     "tf.data batched": lambda path: tensorflow("batched"),
     "tf.data dictionary": lambda path: tensorflow("dictionary"),
+    "tf.data grey": lambda path: tensorflow("grey"),
+    "tf.data grey batched": lambda path: tensorflow("grey batched"),
 }
 
 
@@ -97,7 +103,56 @@ def test_every_source(kind, tmp_path):
     )
     np.testing.assert_array_equal(chosen[2], expected)
     np.testing.assert_array_equal(chosen[0], IMAGES[expected])
-    assert source.num_images in (None, 14)
+    streamed = kind.startswith(("tf.data", "PyDataset", "one-hot"))
+    assert source.num_images == (None if streamed else 5 + 5 + 4)
+
+
+def test_one_hot_labels_of_single_colour_images():
+    images, labels, _ = next(open_data(tensorflow("one-hot")).blocks(50))
+    assert images.shape == (23, 6, 6, 3)
+    np.testing.assert_array_equal(labels, LABELS)
+
+
+def test_a_sample_is_spread_over_arrays(tmp_path):
+    """What decides which transformations suit the images is not their first batch."""
+    images = np.arange(100, dtype=np.uint8)[:, None, None, None].repeat(2, 1)
+    source = open_data((images, np.zeros(100, np.int64)))
+    np.testing.assert_array_equal(source.sample(5)[:, 0, 0, 0], [0, 24, 49, 74, 99])
+    assert len(source.sample(500)) == 100
+    assert len(open_data(Batches()).sample(7)) == 7
+
+
+def shuffled(order):
+    class Shuffled(Batches):
+        passes = 0
+
+        def __getitem__(self, index):
+            if index == 0:
+                Shuffled.passes += 1
+            images, labels = np.concatenate([IMAGES] * 30), np.concatenate([LABELS] * 30)
+            order_of_pass = order(np.random.default_rng(Shuffled.passes), len(labels))
+            part = order_of_pass[200 * index : 200 * index + 200]
+            return images[part], labels[part]
+
+    return open_data(Shuffled())
+
+
+def test_a_stream_that_shuffles_is_refused():
+    """Positions would stand for other images in each pass."""
+    source = shuffled(lambda rng, number: rng.permutation(number))
+    next(source.blocks(10))  # a look at the first images is no pass
+    with pytest.raises(InputError, match="another order, or with other pixels, in each pass"):
+        for size in (100, 70):
+            list(source.blocks(size))
+    still = shuffled(lambda rng, number: np.arange(number))
+    for size in (100, 70, 1000):  # however it is cut
+        assert sum(len(labels) for _, labels, _ in still.blocks(size)) == 690
+    augmented = LabelledImages(
+        lambda size: iter([(RNG.integers(0, 9, (5, 4, 4)), np.zeros(5, int))]), "x"
+    )
+    list(augmented.blocks(3))
+    with pytest.raises(InputError, match="random augmentation"):
+        list(augmented.blocks(3))
 
 
 def test_an_npz_without_test_images_is_taken_whole(tmp_path):
@@ -108,7 +163,45 @@ def test_an_npz_without_test_images_is_taken_whole(tmp_path):
     assert open_data(archive(tmp_path)).class_counts.sum() == 9
 
 
-@pytest.mark.skipif(not hasattr(kg.data, "load_image_folder"), reason="folders cannot be read yet")
+def drawn(folder, classes, number=2):
+    for label in classes:
+        (folder / label).mkdir(parents=True)
+        for index in range(number):
+            Image.fromarray(IMAGES[index, ..., 0]).save(folder / label / f"{index}.png")
+
+
+def test_the_split_of_a_folder_is_the_one_asked_for(tmp_path):
+    drawn(tmp_path / "a" / "Train", "xyz", 5)
+    drawn(tmp_path / "a" / "val", "yz", 1)
+    for split in ("validation", "test"):  # no test images: those of validation
+        source = open_data(tmp_path / "a", split=split, wanted=(6, 6, 1))
+        ((_, labels, _),) = source.blocks(50)
+        assert labels.tolist() == [1, 2] and source.class_names == ("x", "y", "z")
+        assert source.class_counts.tolist() == [5, 5, 5]
+        assert source.notes["split"] == "validation" and source.notes["image_size"] == [6, 6]
+    ((_, labels, _),) = open_data(tmp_path / "a", split="train").blocks(50)
+    assert np.bincount(labels).tolist() == [5, 5, 5]
+    drawn(tmp_path / "b" / "TRAIN", "xy")
+    with pytest.raises(InputError, match="has no test images, only train: name one"):
+        open_data(tmp_path / "b")
+    drawn(tmp_path / "b" / "Test", "xq")
+    with pytest.raises(InputError, match="class 'q' of .*Test has no folder in .*TRAIN"):
+        open_data(tmp_path / "b")
+
+
+def test_data_for_an_audit_alone_need_no_second_image_of_a_class(tmp_path):
+    drawn(tmp_path / "folder", "xyz", 1)
+    source = open_data(tmp_path / "folder")
+    ((images, labels, _),) = source.blocks(50)
+    assert labels.tolist() == [0, 1, 2] and source.class_counts is None
+    # the model takes any size, so one is chosen and said
+    assert source.notes["image_size"] == list(images.shape[1:3])
+    assert source.notes["image_size_chosen"]
+    np.savez(tmp_path / "one.npz", images=IMAGES[:3], labels=np.arange(3))
+    ((images, labels, _),) = open_data(tmp_path / "one.npz").blocks(50)
+    np.testing.assert_array_equal(images, IMAGES[:3])
+
+
 def test_folders(tmp_path):
     whole, given = tmp_path / "whole", tmp_path / "given"
     for index, (image, label) in enumerate(zip(IMAGES, LABELS, strict=True)):
@@ -154,6 +247,7 @@ def test_the_audit_of_a_stream_is_that_of_arrays():
         ((IMAGES, LABELS - 1), "label -1"),
         ((IMAGES, np.ones((23, 3))), "one class per image"),
         ((IMAGES[:0], LABELS[:0]), "N > 0"),
+        (([IMAGES[0].tolist(), IMAGES[1, :3].tolist()], [0, 1]), "lists of unequal lengths"),
         (IMAGES, "ndarray"),
         (Endless(), "never ends"),
     ],

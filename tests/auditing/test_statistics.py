@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from keras_git.auditing.statistics import ClassMoments, ConditionSums, spearman_trend
+from keras_git.auditing.statistics import (
+    ClassMoments,
+    ConditionSums,
+    draws_needed,
+    joined_draws,
+    pooled_error,
+    spearman_trend,
+    wants_more,
+)
 
 
 def rows(divergence, consistent, correct):
@@ -124,10 +132,94 @@ def test_no_trend(sizes, values):
 
 def test_perfect_trends():
     trend = spearman_trend(np.arange(1, 6), -np.arange(5.0))
-    assert trend.rho == trend.low == trend.high == -1
+    assert trend.rho == -1
     assert trend.p_value == pytest.approx(2 / 120)  # of 120 orders, two are as extreme
     three = spearman_trend(np.arange(1, 4), np.arange(3.0))
-    assert three.rho == 1 and np.isnan(three.low) and three.p_value == pytest.approx(1 / 3)
+    assert three.rho == 1 and three.p_value == pytest.approx(1 / 3)
+    for exact in (trend, three, spearman_trend(np.arange(1, 30), np.arange(29.0))):
+        assert np.isnan([exact.low, exact.high]).all()  # not an interval of width 0
+    # few classes have an exact p-value, which an approximate interval would contradict
+    few = spearman_trend(np.arange(1, 8), np.array([1.0, 3, 2, 4, 5, 7, 6]))
+    assert few.p_value < 0.05 and np.isnan([few.low, few.high]).all()
+
+
+def test_differences_within_the_resolution_are_ties():
+    """What rounding makes of an exactly invariant classifier is no trend, however regular."""
+    sizes = np.arange(20, 0, -1)
+    noise = np.linspace(3e-9, 2e-8, 20)
+    assert spearman_trend(sizes, noise).p_value < 0.001
+    assert np.isnan(spearman_trend(sizes, noise, 1e-6).rho)
+    one = spearman_trend(sizes, np.where(np.arange(20) == 19, 0.5, noise), 1e-6)
+    other = spearman_trend(sizes, np.where(np.arange(20) == 19, 0.5, 0.0))
+    assert one == other and one.p_value > 0.05
+
+
+def test_draws_of_the_same_images_are_joined():
+    rng = np.random.default_rng(2)
+    values = 3 + rng.random((5, 9))
+    flags = values > 3.5
+    parts = (rows(part, part > 3.5, part > 3.2) for part in (values[:, :4], values[:, 4:]))
+    first, second = parts
+    np.testing.assert_allclose(
+        joined_draws(first, 4, second, 5), rows(values, flags, values > 3.2), rtol=1e-12
+    )
+
+
+def test_errors_of_a_group():
+    assert pooled_error(np.array([0.3, 0.4]), np.array([9, 9])) == pytest.approx(0.25)
+    # a class of one image: the deviation of the others, 0.3 * 3
+    single = pooled_error(np.array([0.3, np.nan]), np.array([9, 1]))
+    assert single == pytest.approx(np.hypot(0.3, 0.9) / 2)
+    assert np.isnan(pooled_error(np.array([np.nan]), np.array([1])))
+
+
+def sampled(images, precision, max_samples, rng, draw, trial_draws=10):
+    """One class under a precision, as the audit does it: `draw(shape)` gives divergences."""
+    labels = np.zeros(images, np.int64)
+
+    def add(sums, number):
+        values = draw((images, number))
+        sums.start_round()
+        sums.add(labels, rows(values, values == 0, values == 0), number)
+        sums.finish_round()
+
+    trial, sums = ConditionSums(1), ConditionSums(1)
+    add(trial, trial_draws)
+    needed = draws_needed(trial, precision)
+    level = 0
+    while level == 0 or wants_more(sums, needed, precision, max_samples).any():
+        target = min(max(2 * level, 2), max_samples)
+        add(sums, target - level)
+        level = target
+    return sums
+
+
+@pytest.mark.parametrize("images", [1, 4])
+def test_a_precision_is_not_fooled_by_rare_divergences(images):
+    """5 nats with probability 0.05: ten draws of one image agree in 60 % of the cases."""
+    rng = np.random.default_rng(0)
+
+    def draw(shape):
+        return 5.0 * (rng.random(shape) < 0.05)
+
+    found = [sampled(images, 0.05, 400, rng, draw) for _ in range(400)]
+    means = np.array([sums.mean("ekld")[0] for sums in found])
+    errors = np.array([sums.sampling_error()[0] for sums in found])
+    samples = np.array([sums.num_samples[0] for sums in found])
+    # the plan is unbiased; that a class goes on while its error is too large costs a little
+    assert means.mean() == pytest.approx(0.25, abs=0.05 / 3)
+    assert (errors == 0).mean() < 0.01
+    assert ((errors <= 0.05) | (samples == 400)).all()
+    assert (np.abs(means - 0.25) <= 2 * errors).mean() > 0.88
+
+
+def test_a_precision_costs_little_where_draws_hardly_differ():
+    rng = np.random.default_rng(0)
+    few = sampled(100, 0.02, 100, rng, lambda shape: 0.1 * rng.random(shape))
+    assert few.num_samples[0] == 2
+    many = sampled(4, 0.02, 100, rng, lambda shape: 0.3 * rng.standard_normal(shape))
+    # 0.09 / (4 * 0.02^2) = 56 draws; an upper bound, in powers of two
+    assert 64 <= many.num_samples[0] <= 100
 
 
 @pytest.mark.parametrize("number", [4, 6])

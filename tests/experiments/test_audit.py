@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import keras
@@ -21,16 +19,6 @@ from keras_git.auditing import AuditResult
 from keras_git.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _report(monkeypatch):
-    """Stands in for the report where it is not installed."""
-    if importlib.util.find_spec("keras_git.report") is None:
-        stand_in = types.ModuleType("keras_git.report")
-        stand_in.write_html = lambda result, path: Path(path).write_text("<html></html>")
-        monkeypatch.setitem(sys.modules, "keras_git.report", stand_in)
-        monkeypatch.setattr(kg, "report", stand_in, raising=False)
 
 
 def network(seed):
@@ -120,6 +108,62 @@ def test_two_models_interrupted_and_resumed(config, monkeypatch, capsys):
         assert one["ekld"] == pytest.approx(other["ekld"], rel=1e-5, nan_ok=True)
     with pytest.raises(InputError, match="different configuration: num_samples"):
         run(dataclasses.replace(config, num_samples=3))
+    # what is finished is not read again; only the report is made anew
+    (folder / "report.html").unlink()
+    monkeypatch.setattr(program, "open_data", pytest.fail)
+    assert run(config).to_table()[0] == result.to_table()[0]
+    assert (folder / "report.html").exists()
+
+
+def test_a_folder_with_a_generator_and_a_precision(files, tmp_path):
+    """All at once: a given split, two images of each class, a name that looks like a formula."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split, number in (("train", 3), ("val", 4)):
+        for label in ("a", "<b>", "$c$ $", "猫"):
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            for index in range(number):
+                pixels = rng.integers(20, 256, (8, 8)).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / split / label / f"{index}.png")
+    image, style = keras.Input((8, 8, 1)), keras.Input((2,))
+    moved = keras.layers.Dense(64, use_bias=False)(style)
+    moved = keras.layers.Reshape((8, 8, 1))(moved)
+    moved = keras.layers.Activation("tanh")(keras.layers.Add()([image, moved]))
+    keras.Model([image, style], moved).save(tmp_path / "generator.keras")
+    config = Config(
+        model=(str(files / "a.keras"),),
+        names=("$\\frac$ of $",),
+        data=str(tmp_path / "data"),
+        split="validation",
+        transforms=("brightness:30",),
+        generator=str(tmp_path / "generator.keras"),
+        images_per_class=2,
+        num_samples=3,
+        precision=0.05,
+        max_samples=6,
+        batch_size=8,
+        examples=1,
+        output_dir=str(tmp_path / "out"),
+    )
+    result = run(config)
+    assert result.num_images.tolist() == [2] * 4 and result.class_counts.tolist() == [3] * 4
+    (model,) = result.models
+    assert [m.condition.transform for m in model.measurements] == ["brightness", "generator"]
+    for measurement in model.measurements:
+        assert ((measurement.num_samples >= 2) & (measurement.num_samples <= 6)).all()
+    assert result.settings["split"] == "validation" and result.settings["image_size"] == [8, 8]
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "as a trial showed it to need" in page and "<b>" not in page
+    assert (tmp_path / "out" / "pictures" / "accuracy_per_class.png").stat().st_size > 1000
+
+
+def test_a_generator_does_not_change_which_other_transformations_run(config, monkeypatch):
+    monkeypatch.setattr(program, "load_generator", lambda path, shape: None)
+    monkeypatch.setattr(kg.transforms, "GeneratorTransform", lambda generator: "generator")
+    source = program.open_data(config.data)
+    with_generator = dataclasses.replace(config, transforms=(), generator="g.keras")
+    assert program._transforms(with_generator, source) == ["defaults", "generator"]
 
 
 def test_class_counts_from_a_run(config, tmp_path):
@@ -153,6 +197,7 @@ def test_class_counts_from_a_run(config, tmp_path):
         ({"class_counts": "1,2"}, "class_counts has shape"),
         ({"generator": "absent.keras"}, "--generator=absent.keras: no such file"),
         ({"import_module": ("no_such_module",)}, "--import_module=no_such_module"),
+        ({"import_module": ("tests.experiments.broken",)}, "broken: division by zero"),
         ({"transforms": ("shear",)}, "'shear' is unknown"),
         ({"num_samples": 0}, "num_samples is 0"),
     ],

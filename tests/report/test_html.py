@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from keras_git.errors import InputError
-from keras_git.report import Finding, pictures, write_html
+from keras_git.report import Finding, write_html
 from keras_git.report.html import MANY_CLASSES, to_html
 from keras_git.report.markup import Markup, tag
 from tests.report import planted
@@ -262,6 +262,28 @@ def test_examples_show_pictures_and_predictions(ten):
     check_self_contained(to_html(dataclasses.replace(grey, models=(model,))))
 
 
+def test_both_parts_of_the_error_are_columns(ten):
+    text = Page(to_html(ten)).text
+    assert "sampling error" in text and "error between images" in text
+    many = Page(to_html(planted.large(80, transformations=13))).text  # no room for a long table
+    assert "sampling error" in many and "error between images" in many
+    model = ten.models[0]
+    without = [
+        dataclasses.replace(m, ekld_sampling_error=np.full(10, np.nan)) for m in model.measurements
+    ]
+    model = dataclasses.replace(model, measurements=tuple(without))
+    source = to_html(dataclasses.replace(ten, models=(model,)))
+    assert "error between images</th>" in to_html(ten) and "error between images</th>" not in source
+
+
+def test_groups_name_their_images_and_their_errors(ten):
+    assert "training images per class" in Page(to_html(ten)).text
+    audited = dataclasses.replace(ten, settings={"class_counts": "audited images"})
+    text = Page(to_html(audited)).text
+    assert "audited images per class" in text and "training images per class" not in text
+    assert "\u00a0\u00b1\u00a00.012" in text
+
+
 def test_title_and_notes_are_shown(ten):
     page = Page(to_html(ten, title="Methods <compared>", notes=[Finding("Seeds", ("Two.",))]))
     assert "Methods <compared>" in page.text and "Seeds" in page.text and "Two." in page.text
@@ -279,7 +301,9 @@ def test_tags_escape_all_but_markup():
 def test_pictures_are_files(tmp_path):
     result = planted.large(4, 2, transformations=2)
     result = dataclasses.replace(result, class_names=("$a$", "_b", "c", "<d>"))
-    made = pictures(result, tmp_path / "pictures")
+    model = dataclasses.replace(result.models[0], name="$\\frac$ $")
+    result = dataclasses.replace(result, models=(model, *result.models[1:]))
+    made = result.plot(tmp_path / "pictures")
     assert [p.name for p in made] == ["ekld_against_class_size.png", "accuracy_per_class.png"]
     assert all(p.stat().st_size > 1000 for p in made)
 

@@ -163,12 +163,27 @@ def test_guessing_is_no_merit():
     assert "net has an eKLD of 0 on every class" in text
 
 
-def two_models(shift: float, noise: float = 0.02):
-    """The second is more invariant by `shift` nats, give or take `noise` per class."""
+def test_rounding_moves_nothing():
     counts, images = planted.sizes(10), np.full(10, 100)
+    model = planted.model("net", {"horizontal_flip": 1e-7 * rising(10)}, counts, images)
+    lines = section(planted.result([model], counts, images), "On which classes")
+    assert lines[1].startswith("net has an eKLD of 0 on every class")
+
+
+def test_a_size_that_was_chosen_is_said():
+    counts, images = planted.sizes(4), np.full(4, 9)
+    model = planted.model("net", {"rotation": rising(4)}, counts, images)
+    settings = {"image_size": [48, 64], "image_size_chosen": True}
+    result = planted.result([model], counts, images, settings=settings)
+    assert "resized to 48 x 64 pixels" in " ".join(section(result, "What to keep in mind"))
+
+
+def two_models(shift: float, noise: float = 0.02, classes: int = 20):
+    """The second is more invariant by `shift` nats, give or take `noise` per class."""
+    counts, images = planted.sizes(classes), np.full(classes, 100)
     rng = np.random.default_rng(0)
-    base = 0.5 + rng.normal(0, 0.05, 10)
-    other = base - shift + noise * np.tile([1.0, -1.0], 5)
+    base = 0.5 + rng.normal(0, 0.05, classes)
+    other = base - shift + noise * np.resize([1.0, -1.0], classes)
     models = [
         planted.model(name, {"horizontal_flip": ekld}, counts, images)
         for name, ekld in (("old", base), ("new", other))
@@ -180,17 +195,25 @@ def test_two_models_are_compared_class_by_class():
     explanation, claim = section(two_models(0.2), "Which model is better")
     assert "standard error" in explanation
     assert claim == (
-        "new against old: more invariant (eKLD -0.200 ± 0.007 nats); more invariant on the "
-        "smallest third of classes (eKLD -0.207 ± 0.013 nats); the same accuracy; the same "
+        "new against old: more invariant (eKLD -0.200 ± 0.005 nats); more invariant on the "
+        "smallest third of classes (eKLD -0.200 ± 0.009 nats); the same accuracy; the same "
         "accuracy on the smallest third of classes."
     )
+
+
+def test_few_classes_are_compared_with_care():
+    """Of five classes, 2.5 standard errors are not yet 95 %; of four nothing is said."""
+    few = section(two_models(0.0275, classes=5), "Which model is better")[1]
+    assert "perhaps more invariant (weak evidence: eKLD -0.0" in few and "third" not in few
+    four = section(two_models(0.5, classes=4), "Which model is better")[1]
+    assert four.startswith("new against old: 4 classes are too few to compare invariance")
 
 
 @pytest.mark.parametrize(
     "shift, words",
     [
-        (0.003, "no clear difference in invariance (eKLD -0.003"),
-        (0.01, "perhaps more invariant (weak evidence: eKLD -0.010"),
+        (0.002, "no clear difference in invariance (eKLD -0.002"),
+        (0.007, "perhaps more invariant (weak evidence: eKLD -0.007"),
         (-0.2, "less invariant (eKLD +0.200"),
     ],
 )
@@ -232,12 +255,18 @@ def test_what_was_left_out_and_saved_is_said():
         "Left out: hue (the images have one channel).",
         "“class 1” has no images here and is left out of every number.",
         "1 class has one image only and so no standard error.",
-        "Sampling stopped where the error that sampling leaves in a class's eKLD was below 0.02 "
-        "nats: 3,000 evaluations instead of 10,000, 70 % saved.",
+        "Each class got as many draws as a trial showed it to need for a sampling error of its "
+        "eKLD of 0.02 nats: 3,000 evaluations, trials included, instead of 10,000 with as many "
+        "draws for all classes as the one that needed most, 70 % saved.",
         "In 1 of 3 cases (class, transformation, strength) it was still above that after 100 draws "
         "per image.",
-        "The error between images, which more draws cannot shrink, stands beside every number.",
+        "The error between images, which more draws cannot shrink, stands beside it in the table "
+        "of all numbers.",
     )
+    costly = dataclasses.replace(model, evaluations=4000, evaluations_saved=-1000)
+    text = " ".join(section(dataclasses.replace(result, models=(costly,)), "What to keep in mind"))
+    assert "4,000 evaluations, trials included, instead of 3,000" in text
+    assert "the trials cost more than they saved" in text
     assert "151 images in 3 classes" in sentences(result)[0]
 
 
