@@ -113,7 +113,7 @@ def _measurement(name: str, runs: Sequence[Mapping[str, Any]], counts: np.ndarra
         accuracy_standard_error=none,
         num_samples=np.zeros(len(counts), np.int64),
         groups=groups,
-        trend=spearman_trend(counts, values["ekld"]),
+        trend=spearman_trend(counts, values["ekld"], ModelAudit.ekld_resolution),
     )
 
 

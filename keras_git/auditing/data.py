@@ -358,7 +358,7 @@ def _of_folder(
 ) -> LabelledImages:
     """The given split of a folder or, where nobody has said which images are for testing, all."""
     # Imported here: only a folder needs Pillow
-    from keras_git.data.image_folder import class_sizes, load_class_folder, split_folders
+    from keras_git.data.image_folder import class_file_counts, load_class_folder, split_folders
 
     height, width, channels = wanted or (None, None, None)
     size = (int(height), int(width)) if height and width else None
@@ -385,7 +385,7 @@ def _of_folder(
     name = path.resolve().name
     if parts is None:
         return _of_datasets([dataset], None, name, **notes)
-    sizes = class_sizes(parts["train"])
+    sizes = class_file_counts(parts["train"])
     strange = [name for name in dataset.class_names if name not in sizes]
     if strange:
         raise InputError(
@@ -407,7 +407,7 @@ def _of_folder(
 
 def _whole_npz(path: Path, data_dir: str | None, cache_dir: str | Path | None) -> Part | None:
     """All images of a file that has `images` and `labels` and no splits, else None."""
-    from keras_git.data.sources import MAX_BYTES_IN_MEMORY, _member
+    from keras_git.data.sources import MAX_BYTES_IN_MEMORY, read_member
 
     if not path.exists() and data_dir is not None:
         path = Path(data_dir).expanduser() / path
@@ -419,7 +419,7 @@ def _whole_npz(path: Path, data_dir: str | None, cache_dir: str | Path | None) -
                 return None
             cache = None if cache_dir is None else Path(cache_dir)
             images, labels = (
-                _member(archive, key, cache, MAX_BYTES_IN_MEMORY) for key in ("images", "labels")
+                read_member(archive, key, cache, MAX_BYTES_IN_MEMORY) for key in ("images", "labels")
             )
     except Exception:  # whatever is wrong with the file, `load` says it in a line
         return None

@@ -267,13 +267,13 @@ def split_folders(path: str | Path) -> dict[str, Path] | None:
     return None if parts is None else {split: folder / name for split, name in parts.items()}
 
 
-def class_sizes(path: str | Path) -> dict[str, int]:
+def class_file_counts(path: str | Path) -> dict[str, int]:
     """Number of files of each class of `DIR/class/file`, without reading them.
 
     Raises:
         InputError: as `load_image_folder`.
     """
-    listing = _list_classes(_checked_folder(path), "", None)
+    listing = _list_classes(_checked_folder(path), "", None, _Seen())
     counts = np.bincount(listing.labels, minlength=len(listing.class_names)).tolist()
     return dict(zip(listing.class_names, counts, strict=True))
 

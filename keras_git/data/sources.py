@@ -159,7 +159,7 @@ def load_npz(
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise InputError(f"{path} is not an .npz file; save it with numpy.savez")
         with archive:
-            arrays = {key: _member(archive, key, cache, max_bytes) for key in archive}
+            arrays = {key: read_member(archive, key, cache, max_bytes) for key in archive}
     except InputError:
         raise
     except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile,
@@ -298,7 +298,7 @@ def load_tfds(
     return Splits(*splits)
 
 
-def _member(archive: Any, key: str, cache: Path | None, max_bytes: int) -> np.ndarray:
+def read_member(archive: Any, key: str, cache: Path | None, max_bytes: int) -> np.ndarray:
     """One array of an `.npz` file; a large one is unpacked, never read as a whole."""
     name = f"{key}.npy"
     if cache is None or archive.zip.getinfo(name).file_size <= max_bytes:
