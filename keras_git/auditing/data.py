@@ -419,7 +419,8 @@ def _whole_npz(path: Path, data_dir: str | None, cache_dir: str | Path | None) -
                 return None
             cache = None if cache_dir is None else Path(cache_dir)
             images, labels = (
-                read_member(archive, key, cache, MAX_BYTES_IN_MEMORY) for key in ("images", "labels")
+                read_member(archive, key, cache, MAX_BYTES_IN_MEMORY)
+                for key in ("images", "labels")
             )
     except Exception:  # whatever is wrong with the file, `load` says it in a line
         return None
