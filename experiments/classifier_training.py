@@ -263,7 +263,7 @@ class ClassifierTrainer:
             keep = self._keep_probability() if config.rejected == "source" else None
             dataset, sampler = bank.dataset, bank.sampler(sampler, seed, keep)
         augmentation = config.source_augmentation
-        if augmentation is None:
+        if augmentation == "auto":
             augmentation = "none" if config.augmentation == "none" else "flip"
         return kg.data.Stream(
             dataset,

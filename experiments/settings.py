@@ -66,11 +66,11 @@ class TrainingConfig:
         "the paper's program, or the source image itself, which leaves the classes balanced.",
         kg.training.REJECTED,
     )
-    source_augmentation: str | None = option(
-        None,
-        "Augmentation of the images to generate from, or of those of the bank; default: flip, "
-        "or none with --augmentation=none.",
-        ("none", "flip", "crop_flip"),
+    source_augmentation: str = option(
+        "auto",
+        "Augmentation of the images to generate from, or of those of the bank; auto: flip, or "
+        "none with --augmentation=none.",
+        ("auto", "none", "flip", "crop_flip"),
     )
     generator_bank: int = option(0, "Variants per image generated beforehand; 0: fresh each step.")
 
