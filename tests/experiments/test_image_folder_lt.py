@@ -390,6 +390,9 @@ def test_the_export_needs_neither_keras_git_nor_this_backend(finished):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    keras.config.backend() != "tensorflow", reason="these end before a backend does anything"
+)
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
