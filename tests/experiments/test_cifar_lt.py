@@ -176,7 +176,7 @@ def test_bad_settings_are_named(tmp_path, changes: dict, reason: str) -> None:
 def test_bad_data_are_named(tmp_path, changes: dict, reason: str, profile: str) -> None:
     images, labels = np.zeros((40, 32, 32, 3), "uint8"), np.arange(40) % 4
     good = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
-    np.savez(tmp_path / "data.npz", allow_pickle=True, **{**good, **changes})
+    np.savez(tmp_path / "data.npz", **{**good, **changes})
     config = dataclasses.replace(
         SMALL,
         dataset=str(tmp_path / "data.npz"),
