@@ -3,6 +3,7 @@
 `StepModel`: a model whose `step` asks for gradients through `minimize`.
 `AugmentedModel`: stock Keras training on batches first passed through `augment`.
 `compiled`: a function of tensors that reads Keras variables, compiled where the backend can.
+`num_replicas`, `replica_mean`: of the copies of a model that share a batch.
 
 The rest of the package is written once, with `keras.ops`.
 """
@@ -26,5 +27,7 @@ _module = importlib.import_module(f"keras_git.backend.{keras.config.backend()}")
 StepModel = _module.StepModel
 AugmentedModel = _module.AugmentedModel
 compiled = _module.compiled
+num_replicas = _module.num_replicas
+replica_mean = _module.replica_mean
 
-__all__ = ["AugmentedModel", "StepModel", "compiled"]
+__all__ = ["AugmentedModel", "StepModel", "compiled", "num_replicas", "replica_mean"]

@@ -89,3 +89,14 @@ def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable
         return pure([v.value for v in variables], *tensors)
 
     return call
+
+
+def num_replicas() -> int:
+    """Parts into which a batch is divided; the devices of `keras.distribution.DataParallel`."""
+    distribution = keras.distribution.distribution()
+    return 1 if distribution is None else int(distribution.device_mesh.devices.size)
+
+
+def replica_mean(tensors: list[Any]) -> list[Any]:
+    """Means over replicas: arrays are global here, the compiler puts in the reductions."""
+    return tensors

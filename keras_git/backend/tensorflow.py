@@ -43,3 +43,17 @@ def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable
         return graph(*keras.tree.map_structure(tf.convert_to_tensor, tensors))
 
     return call
+
+
+def num_replicas() -> int:
+    """Parts into which a batch is divided; the replicas of `tf.distribute.MirroredStrategy`."""
+    context = tf.distribute.get_replica_context()
+    return 1 if context is None else int(context.num_replicas_in_sync)
+
+
+def replica_mean(tensors: list[Any]) -> list[Any]:
+    """Means over replicas, one reduction for all tensors; gradients pass through."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return tensors
+    return context.all_reduce(tf.distribute.ReduceOp.MEAN, tensors)

@@ -42,3 +42,13 @@ def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable
             return function(*keras.tree.map_structure(keras.ops.convert_to_tensor, tensors))
 
     return call
+
+
+def num_replicas() -> int:
+    """Parts into which a batch is divided: Keras does not divide it here."""
+    return 1
+
+
+def replica_mean(tensors: list[Any]) -> list[Any]:
+    """Means over replicas, of which there is one."""
+    return tensors

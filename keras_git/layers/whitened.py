@@ -1,0 +1,174 @@
+"""What whitened layers have in common: their arguments, the input's normalization, the fold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_git.errors import InputError
+from keras_git.layers.blocks import Blocks
+from keras_git.layers.normalization import l1_normalized, sample_normalized
+from keras_git.layers.statistics import WhiteningStatistics
+
+RULES = ("careful", "original")
+FEATURE_NORMALIZATIONS = ("sample", "l1", "receptive_field")
+# Of the careful rules; the original adds the layer's own epsilon.
+NORMALIZATION_EPSILON = 1e-7
+
+
+class Whitened(keras.layers.Layer):
+    """Mix-in in front of a Keras layer with `kernel` and `bias`: whitens the layer's input.
+
+    The input x is replaced by ``D (x - mean)`` with ``D = (covariance + ridge) ** -0.5``, which is
+    not computed: kernel and bias of the layer are multiplied instead. In training, mean and
+    covariance are those of the batch and gradients flow through them; in inference, running ones.
+
+    Args:
+        block_size: channels whitened together; see `keras_git.layers.blocks`.
+        epsilon: ridge, as a part of the features' mean variance (rules "original": absolute).
+        iterations: Newton-Schulz steps; few of them leave small eigenvalues damped. More than 7
+            need many more rows than features.
+        momentum: share of the old running statistics in an update.
+        sampling_stride: statistics are taken at every so many positions of the convolution, in both
+            directions; the careful rules sample at least 3 by 3 positions where there are.
+        update_interval: training steps from one update of the statistics to the next.
+        frozen: running statistics also in training, without updates; may be set at any time before
+            a model is compiled. ``trainable = False`` implies it.
+        freeze_iterations: None, or f for the original's schedule, updates in the first f of every
+            10 f steps.
+        differentiate_statistics: whether gradients flow through mean and covariance.
+        feature_normalization: None, "sample", "l1" (see the layers of these names) or
+            "receptive_field" (convolutions only).
+        rules: "careful", or "original" for the original program's division into blocks, sampling,
+            ridge and running statistics.
+
+    Raises:
+        InputError: an impossible value.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        block_size: int,
+        epsilon: float = 1e-5,
+        iterations: int = 5,
+        momentum: float = 0.9,
+        sampling_stride: int = 3,
+        update_interval: int = 1,
+        frozen: bool = False,
+        freeze_iterations: int | None = None,
+        differentiate_statistics: bool = True,
+        feature_normalization: str | None = None,
+        rules: str = "careful",
+        **kwargs: Any,
+    ) -> None:
+        if kwargs.pop("lora_rank", None) or kwargs.get("quantization_config"):
+            raise InputError("whitened layers have neither LoRA nor quantization")
+        kwargs.pop("lora_alpha", None)
+        # The kernel is whitened in float32 whatever the layer computes in, so nothing is cast
+        # behind its back.
+        super().__init__(*args, autocast=False, **kwargs)
+        for name, value, least in (
+            ("block_size", block_size, 1),
+            ("iterations", iterations, 1),
+            ("sampling_stride", sampling_stride, 1),
+            ("update_interval", update_interval, 1),
+            ("freeze_iterations", 1 if freeze_iterations is None else freeze_iterations, 1),
+        ):
+            if isinstance(value, bool) or int(value) != value or value < least:
+                raise InputError(f"{name} is {value!r}; give a whole number of {least} or more")
+        if not epsilon >= 0:
+            raise InputError(f"epsilon is {epsilon!r}; it must be 0 or more")
+        if not 0 <= momentum < 1:
+            raise InputError(f"momentum is {momentum!r}; it must be from 0 to below 1")
+        if feature_normalization not in (None, *FEATURE_NORMALIZATIONS):
+            raise InputError(
+                f"feature_normalization is {feature_normalization!r}; allowed: None, "
+                f"{', '.join(FEATURE_NORMALIZATIONS)}"
+            )
+        if rules not in RULES:
+            raise InputError(f"rules is {rules!r}; allowed: {', '.join(RULES)}")
+        self.block_size, self.epsilon, self.iterations = int(block_size), float(epsilon), iterations
+        self.momentum, self.sampling_stride = float(momentum), int(sampling_stride)
+        self.update_interval, self.frozen = int(update_interval), bool(frozen)
+        self.freeze_iterations = freeze_iterations
+        self.differentiate_statistics = bool(differentiate_statistics)
+        self.feature_normalization, self.rules = feature_normalization, rules
+
+    @property
+    def original(self) -> bool:
+        """Whether the original program's rules hold."""
+        return self.rules == "original"
+
+    def _build_statistics(self, blocks: Blocks) -> None:
+        self._blocks = blocks
+        self.statistics = WhiteningStatistics(
+            blocks.num_sets,
+            blocks.num_features,
+            epsilon=self.epsilon,
+            iterations=self.iterations,
+            momentum=self.momentum,
+            update_interval=self.update_interval,
+            freeze_iterations=self.freeze_iterations,
+            differentiate=self.differentiate_statistics,
+            original=self.original,
+            dtype=self.dtype_policy,
+            name="statistics",
+        )
+        self.statistics.build()
+
+    @property
+    def _wide(self) -> str:
+        """The dtype of statistics and fold."""
+        return "float64" if self.compute_dtype == "float64" else "float32"
+
+    def normalized(self, inputs: Any) -> Any:
+        """The input in the layer's dtype, normalized where that is a step before this one."""
+        x = inputs
+        if keras.backend.standardize_dtype(x.dtype) != self.compute_dtype:
+            x = ops.cast(x, self.compute_dtype)
+        if self.feature_normalization not in ("sample", "l1"):
+            return x
+        epsilon = self.epsilon if self.original else NORMALIZATION_EPSILON
+        function = sample_normalized if self.feature_normalization == "sample" else l1_normalized
+        return ops.cast(function(ops.cast(x, self._wide), epsilon), self.compute_dtype)
+
+    def _updating(self, training: Any) -> bool:
+        return bool(training) and not self.frozen
+
+    def _whitened_kernel(self, mean: Any, whitening: Any, kernel: Any) -> tuple[Any, Any]:
+        """Kernel `(taps, channels / groups, outputs)` and what the mean adds to each output."""
+        matrices = ops.matmul(whitening, self._blocks.split(kernel))
+        return self._blocks.join(matrices), self._blocks.offset(mean, matrices)
+
+    def folded_weights(self) -> tuple[np.ndarray, ...]:
+        """Weights of the plain layer that computes the same in inference; see `fold`."""
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        for name in ("lora_rank", "lora_alpha", "quantization_config"):
+            config.pop(name, None)
+        return {
+            **config,
+            "block_size": self.block_size,
+            "epsilon": self.epsilon,
+            "iterations": self.iterations,
+            "momentum": self.momentum,
+            "sampling_stride": self.sampling_stride,
+            "update_interval": self.update_interval,
+            "frozen": self.frozen,
+            "freeze_iterations": self.freeze_iterations,
+            "differentiate_statistics": self.differentiate_statistics,
+            "feature_normalization": self.feature_normalization,
+            "rules": self.rules,
+        }
+
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        raise InputError("whitened layers have no LoRA: fold the model first")
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        raise InputError("whitened layers are not quantized: fold the model first")
