@@ -31,12 +31,13 @@ from experiments.command_line import option
 from experiments.methods import Method, parse_method
 from experiments.model_card import model_card
 from experiments.progress import reports
-from experiments.results_folder import ResultsFolder, to_json, write_atomically
+from experiments.results_folder import ResultsFolder, to_json
 from experiments.settings import LongTailConfig
 from experiments.summary import print_summary
 from keras_git.auditing import AuditResult
 from keras_git.auditing.result import joined
 from keras_git.errors import InputError
+from keras_git.files import replacement, write_atomically
 from keras_git.transforms import LADDERS
 
 _TRAINING_STEPS = 4000
@@ -424,12 +425,8 @@ def _export(
     model = kg.export.with_preprocessing(network, logit_scale=method.logit_scale)
     target = folder.path / "export"
     target.mkdir(exist_ok=True)
-    temporary = target / f".model.{os.getpid()}.keras"
-    try:
+    with replacement(target / "model.keras") as temporary:
         model.save(temporary)
-        os.replace(temporary, target / "model.keras")
-    finally:
-        temporary.unlink(missing_ok=True)
     write_atomically(target / "class_names.json", to_json(list(splits.train.class_names)))
     opened = keras.models.load_model(target / "model.keras", compile=False)
     probabilities = _probabilities(opened, splits.test.images, config.evaluation_batch_size)

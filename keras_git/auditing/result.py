@@ -8,7 +8,6 @@ import dataclasses
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from keras_git.errors import InputError
+from keras_git.files import write_atomically
 
 FORMAT_VERSION = 1
 
@@ -468,11 +468,5 @@ def _result(content: Mapping[str, Any]) -> AuditResult:
 
 
 def _write(path: Path, text: str) -> Path:
-    """Replaces a file as a whole; a reader never sees half of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_text(text, "utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(path, text)
     return path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_git.errors import InputError
+from keras_git.files import replacement
 
 _PROGRESS = "progress_json"
 
@@ -55,15 +55,8 @@ def save_checkpoint(
         for i, variable in enumerate(members)
     }
     arrays[_PROGRESS] = np.array(json.dumps(progress))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacement(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
 
 
 def load_checkpoint(
