@@ -29,8 +29,8 @@ from experiments.generator_training import load_generator
 from experiments.progress import Progress
 from experiments.results_folder import ResultsFolder
 from keras_git.auditing import AuditResult, load_classifier, open_data
-from keras_git.auditing.audit import DEFAULTS
 from keras_git.auditing.classifier import OUTPUTS, PREPROCESSING, input_shape, one_line
+from keras_git.auditing.conditions import DEFAULTS
 from keras_git.auditing.data import SPLITS, LabelledImages
 from keras_git.auditing.result import joined
 from keras_git.errors import InputError
