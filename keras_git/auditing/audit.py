@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_git.auditing.checkpoint import Checkpoint, Identity
 from keras_git.auditing.classifier import (
     Classifier,
     checked_size,
@@ -53,6 +54,7 @@ def audit(
     cache_dir: str | Path | None = None,
     class_names: Sequence[str] | None = None,
     num_examples: int = 8,
+    checkpoint: str | Path | None = None,
 ) -> AuditResult:
     """Measures to what a classifier is invariant, class by class, and how that goes with size.
 
@@ -107,12 +109,19 @@ def audit(
             memory.
         class_names: names of the classes where the data have none.
         num_examples: most pictures of changed predictions per model; 0 for none.
+        checkpoint: file (`.npz`) that is written while the audit is under way, at most every 30
+            seconds, for all models together, and read if it is there: the same call then continues
+            an interrupted audit, and ends in the same result. It stays, so that the call after the
+            last answers at once; delete it when the result is kept. The file of another audit
+            (other models, data, transformations, settings that decide results, or versions of the
+            software) is refused, not overwritten.
 
     Returns:
         What was found.
 
     Raises:
-        InputError: a model, data, transformation or number that cannot be used.
+        InputError: a model, data, transformation or number that cannot be used; a checkpoint that
+            is damaged, of another audit, or cannot be written.
 
     Reference: Zhou et al., "Do Deep Networks Transfer Invariances Across Classes?", ICLR 2022,
     section 3.
@@ -159,9 +168,14 @@ def audit(
     if class_counts is not None or source.class_counts is not None:
         given = source.class_counts if class_counts is None else class_counts
         counts = _class_counts(given, num_classes)
-    runs = [ModelRun(c, source, conditions, counts, settings) for c in classifiers]
+    image_bytes = images[0].nbytes
+    runs = [ModelRun(c, source, conditions, counts, settings, image_bytes) for c in classifiers]
+    kept = None
+    if checkpoint is not None:
+        identity = Identity(classifiers, conditions, source, images, settings)
+        kept = Checkpoint(checkpoint, identity, source, runs)
     for run in runs:
-        run.measure()
+        run.measure(kept.keep if kept is not None else lambda now: None)
     num_images = runs[0].num_images
     return AuditResult(
         models=tuple(run.model_audit() for run in runs),
@@ -187,7 +201,7 @@ def audit(
             **source.notes,
         },
         versions=versions(),
-        seconds=time.monotonic() - started,
+        seconds=time.monotonic() - started + (0.0 if kept is None else kept.seconds_before),
     )
 
 

@@ -31,10 +31,18 @@ _DARK_SHARE = 0.2
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """A condition and the transformation that makes it."""
+    """A condition and the transformation that makes it.
+
+    Attributes:
+        condition: for reports.
+        transform: what is measured.
+        tried: two images as somebody else's transformation changed them, `(2, H, W, C)`; None for
+            the ladders of this package.
+    """
 
     condition: Condition
     transform: Transform
+    tried: np.ndarray | None = None
 
 
 def planned_conditions(spec: Any, images: np.ndarray) -> tuple[list[Planned], dict[str, str]]:
@@ -63,10 +71,11 @@ def planned_conditions(spec: Any, images: np.ndarray) -> tuple[list[Planned], di
             skipped[name] = "meant for bright strokes on a background of 0, which these are not"
         else:
             for rung in chosen.rungs((height, width, channels), strengths):
+                tried = None
                 if chosen is not LADDERS.get(name):
-                    _try_out(rung.label, rung.transform, images)
+                    tried = _try_out(rung.label, rung.transform, images)
                 condition = Condition(name, rung.strength, rung.unit, rung.label)
-                planned.append(Planned(condition, rung.transform))
+                planned.append(Planned(condition, rung.transform, tried))
 
     def defaults() -> None:
         for chosen in LADDERS.values():
@@ -77,8 +86,9 @@ def planned_conditions(spec: Any, images: np.ndarray) -> tuple[list[Planned], di
             ladder(dataclasses.replace(given, name=name), (), True)
             return
         transform = _transform(name, given)
-        _try_out(name, transform, images)
-        planned.append(Planned(Condition(name, None, "", name.replace("_", " ")), transform))
+        tried = _try_out(name, transform, images)
+        condition = Condition(name, None, "", name.replace("_", " "))
+        planned.append(Planned(condition, transform, tried))
 
     if spec is None:
         defaults()
@@ -136,8 +146,8 @@ def _transform(name: str, given: Any) -> Transform:
     )
 
 
-def _try_out(name: str, transform: Transform, images: np.ndarray) -> None:
-    """Applies somebody else's transformation to two images.
+def _try_out(name: str, transform: Transform, images: np.ndarray) -> np.ndarray:
+    """Two images as somebody else's transformation changes them, float32 `(2, H, W, C)`.
 
     Raises:
         InputError: it fails, changes the shape, or gives NaN.
@@ -157,6 +167,7 @@ def _try_out(name: str, transform: Transform, images: np.ndarray) -> None:
         )
     if not np.isfinite(moved).all():
         raise InputError(f"transformation {name!r} makes images that are NaN or infinite")
+    return moved
 
 
 def _numbers(entry: str, texts: Sequence[str]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,12 @@ _EXAMPLE_TRIES = 4
 # Images that wait until a batch is full, all conditions of a round together.
 _WAITING_BYTES = 512 << 20
 
+_FIRST_PASS, _ROUNDS, _FINISHED = range(3)
+# What is kept of images that wait.
+_LANE = ("images", "labels", "positions", "log_probabilities")
+
 Progress = Callable[[int, int, str], None]
+Keep = Callable[[bool], None]
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,33 @@ class Settings:
     seed: int
     num_examples: int
     progress: Progress
+
+
+@dataclass
+class _Place:
+    """How far a run is.
+
+    Attributes:
+        phase: in the first pass, in the rounds for a precision, or finished.
+        images: done in the pass under way.
+        level: draws per image that the finished rounds made.
+        stream: of the next draws; 0 is that of the first pass.
+        begin: the first of the round's conditions that the pass under way measures.
+        end: the one after the last; 0 between passes.
+        evaluations: so far.
+        planned: as far as is known.
+        saved: see `ModelAudit`.
+    """
+
+    phase: int = _FIRST_PASS
+    images: int = 0
+    level: int = 0
+    stream: int = 1
+    begin: int = 0
+    end: int = 0
+    evaluations: int = 0
+    planned: int = 0
+    saved: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +120,7 @@ class ModelRun:
         conditions: what to measure.
         class_counts: training images per class, or None for the numbers of audited images.
         settings: of the audit.
+        image_bytes: of one image on the host.
     """
 
     def __init__(
@@ -96,6 +130,7 @@ class ModelRun:
         conditions: Sequence[Planned],
         class_counts: np.ndarray | None,
         settings: Settings,
+        image_bytes: int,
     ) -> None:
         self._classifier, self._source, self._settings = classifier, source, settings
         self._plans, self._class_counts = conditions, class_counts
@@ -117,22 +152,70 @@ class ModelRun:
         ]
         known = source.num_images
         self._batch_size = min(settings.batch_size, known or settings.batch_size)
+        self._image_bytes = image_bytes
         self._appliers: dict[Any, Callable[..., Any]] = {}
-        self._evaluations = 0
-        self._saved = 0
+        self._random = [i for i, sums in enumerate(self._sums) if not sums.deterministic]
+        # Draws per image that a trial says are needed, and who takes part in the round under way
+        self._needed = np.zeros((len(conditions), number))
+        self._wanted = np.zeros((len(conditions), number), bool)
+        # Condition -> images that wait until a whole batch of them can be measured under it
+        self._waiting: dict[int, list[tuple[np.ndarray, ...]]] = {}
         per_image = 1 + sum(self._draws(plan) for plan in conditions)
-        self._planned = (known or 0) * per_image
+        self._place = _Place(planned=(known or 0) * per_image)
 
     @property
     def num_images(self) -> np.ndarray:
         """Audited images per class, int64 (C,)."""
         return self._accuracy.num_images
 
-    def measure(self) -> None:
-        """Goes through the data: once for all conditions, then as a precision asks."""
-        image_bytes = 0
-        for images, labels, positions in self._source.blocks(self._batch_size):
-            image_bytes = images[0].nbytes
+    def measure(self, keep: Keep) -> None:
+        """Goes through the data: once for all conditions, then as a precision asks.
+
+        Args:
+            keep: called where `state` can be kept; with True where most is gained by it.
+        """
+        self._report("what was measured before")
+        if self._place.phase == _FIRST_PASS:
+            self._first_pass(keep)
+        if self._place.phase == _ROUNDS:
+            self._refine(self._settings.precision or 0.0, keep)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that `restore` needs to go on from here, between two batches."""
+        arrays = {"place": np.array(dataclasses.astuple(self._place), np.int64), **self._live()}
+        for index, lane in self._waiting.items():
+            for name, column in zip(_LANE, zip(*lane, strict=True), strict=True):
+                arrays[f"waiting/{index}/{name}"] = np.concatenate(column)
+        return arrays
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Goes on from where `state` was taken.
+
+        Raises:
+            KeyError, ValueError: an array is missing, or of another shape or type.
+        """
+        for name, own in self._live().items():
+            if arrays[name].shape != own.shape or arrays[name].dtype != own.dtype:
+                raise ValueError(f"{name} has shape {arrays[name].shape}")
+            own[...] = arrays[name]
+        self._place = _Place(*arrays["place"].tolist())
+        waiting = sorted({int(n.split("/")[1]) for n in arrays if n.startswith("waiting/")})
+        self._waiting = {
+            index: [tuple(arrays[f"waiting/{index}/{name}"] for name in _LANE)] for index in waiting
+        }
+
+    def _live(self) -> dict[str, np.ndarray]:
+        """The arrays that change but never their shape, themselves."""
+        parts = {"accuracy": self._accuracy.state()}
+        parts |= {f"condition_{i}": sums.state() for i, sums in enumerate(self._sums)}
+        arrays = {"needed": self._needed, "wanted": self._wanted}
+        for part, own in parts.items():
+            arrays |= {f"{part}/{name}": array for name, array in own.items()}
+        return arrays
+
+    def _first_pass(self, keep: Keep) -> None:
+        place = self._place
+        for images, labels, positions in self._source.blocks(self._batch_size, None, place.images):
             batch = self._batch(images, labels, positions)
             self._accuracy.add(labels, batch.original)
             # All conditions are under way before the first result is waited for
@@ -140,88 +223,112 @@ class ModelRun:
             for index, (plan, result) in enumerate(zip(self._plans, results, strict=True)):
                 values = self._fetched(index, result, len(labels))
                 self._add(index, values, labels, self._draws(plan))
+            place.images += len(labels)
+            keep(False)
             self._report("all transformations")
         for sums in self._sums:
             sums.finish_round()
+        place.phase, place.images = _FINISHED, 0
         if self._settings.precision is not None:
-            self._refine(self._settings.precision, image_bytes)
-            self._saved = self._one_for_all() - self._evaluations
+            place.phase = _ROUNDS
+            for index in self._random:
+                self._needed[index] = draws_needed(self._sums[index], self._settings.precision)
+                self._sums[index] = ConditionSums(self._classifier.num_classes)
+        keep(True)
 
     def _draws(self, plan: Planned) -> int:
         return 1 if plan.transform.deterministic else self._settings.num_samples
 
-    def _refine(self, precision: float, image_bytes: int) -> None:
+    def _refine(self, precision: float, keep: Keep) -> None:
         """Measures anew, with as many draws per class as the first round says are needed.
 
         Rounds double the number of draws; a round is one pass over the data for all conditions in
         which a class wants more.
         """
-        most, seen = self._settings.max_samples, self.num_images > 0
-        random = [i for i, sums in enumerate(self._sums) if not sums.deterministic]
-        needed = {i: draws_needed(self._sums[i], precision) for i in random}
-        for index in random:
-            self._sums[index] = ConditionSums(self._classifier.num_classes)
-        per_pass = max(1, _WAITING_BYTES // (2 * self._batch_size * image_bytes))
-        level, stream = 0, 1  # 0 is that of the first round
+        most, place = self._settings.max_samples, self._place
+        per_pass = max(1, _WAITING_BYTES // (2 * self._batch_size * self._image_bytes))
         while True:
-            wanted = {
-                i: seen & wants_more(self._sums[i], needed[i], precision, most) for i in random
-            }
-            open_ = [i for i, classes in wanted.items() if classes.any()]
+            if not self._wanted.any():  # else a round is under way
+                self._start_round(precision)
+            open_ = np.flatnonzero(self._wanted.any(axis=1)).tolist()
             if not open_:
-                return
-            target = min(max(2 * level, 2), most)
-            for first in range(0, len(open_), per_pass):
-                together = {i: wanted[i] for i in open_[first : first + per_pass]}
-                self._round(together, target - level, stream)
+                break
+            target = min(max(2 * place.level, 2), most)
+            draws = target - place.level
+            while place.begin < len(open_):
+                if not place.end:
+                    place.end = min(place.begin + per_pass, len(open_))
+                    place.planned += self._evaluations_of(open_[place.begin : place.end], draws)
+                self._pass(open_[place.begin : place.end], draws, keep)
+                place.begin, place.end, place.images = place.end, 0, 0
             for index in open_:
                 self._sums[index].finish_round()
-            stream += math.ceil((target - level) / self._settings.num_samples)
-            level = target
+            place.stream += math.ceil(draws / self._settings.num_samples)
+            place.level, place.begin = target, 0
+            self._wanted[...] = False
+            keep(True)
+        place.phase = _FINISHED
+        place.saved = self._one_for_all() - place.evaluations
+        keep(True)
 
-    def _round(self, wanted: Mapping[int, np.ndarray], draws: int, stream: int) -> None:
-        """Further draws of some classes in one pass; `wanted` has the classes per condition."""
-        classes = np.any(list(wanted.values()), axis=0)
-        images_of = {i: int(self.num_images[own].sum()) for i, own in wanted.items()}
-        self._planned += int(self.num_images[classes].sum()) + draws * sum(images_of.values())
-        # Images that wait until a whole batch of them can be measured under a condition
-        waiting: dict[int, list[tuple[np.ndarray, ...]]] = {index: [] for index in wanted}
-        for index in wanted:
-            self._sums[index].start_round()
-        for images, labels, positions in self._source.blocks(self._batch_size, classes):
+    def _start_round(self, precision: float) -> None:
+        """Decides which classes get further draws under each condition."""
+        seen, most = self.num_images > 0, self._settings.max_samples
+        for index in self._random:
+            more = wants_more(self._sums[index], self._needed[index], precision, most)
+            self._wanted[index] = seen & more
+            if self._wanted[index].any():
+                self._sums[index].start_round()
+
+    def _evaluations_of(self, indices: Sequence[int], draws: int) -> int:
+        """Those of a pass: the images themselves, and their draws under each condition."""
+        wanted = self._wanted[indices]
+        return int(
+            self.num_images[wanted.any(axis=0)].sum() + draws * (wanted @ self.num_images).sum()
+        )
+
+    def _pass(self, indices: Sequence[int], draws: int, keep: Keep) -> None:
+        """Further draws of the classes that want them, under these conditions, in one pass."""
+        place, classes = self._place, np.any(self._wanted[indices], axis=0)
+        for images, labels, positions in self._source.blocks(
+            self._batch_size, classes, place.images
+        ):
             batch = self._batch(images, labels, positions)
             host: np.ndarray | None = None
-            for index, own in wanted.items():
-                chosen = own[labels]
+            for index in indices:
+                chosen = self._wanted[index][labels]
                 if chosen.all() and len(labels) == self._batch_size:
-                    self._further_draws(index, stream, batch, draws)
+                    self._further_draws(index, batch, draws)
                 elif chosen.any():
                     if host is None:
                         host = batch.log_probabilities
-                    lane = waiting[index]
+                    # Until a whole batch of them can be measured under the condition
+                    lane = self._waiting.setdefault(index, [])
                     lane.append(tuple(p[chosen] for p in (images, labels, positions, host)))
                     while sum(len(part[1]) for part in lane) >= self._batch_size:
-                        self._flush(index, lane, stream, draws)
+                        self._flush(index, draws)
+            place.images += len(labels)
+            keep(False)
             self._report("precision")
-        for index, lane in waiting.items():
-            if lane:
-                self._flush(index, lane, stream, draws)
+        for index in list(self._waiting):
+            while index in self._waiting:
+                self._flush(index, draws)
         self._report("precision")
 
-    def _flush(
-        self, index: int, lane: list[tuple[np.ndarray, ...]], stream: int, draws: int
-    ) -> None:
+    def _flush(self, index: int, draws: int) -> None:
         """Measures the first batch of the images that wait; the others go on waiting."""
+        lane = self._waiting[index]
         parts = [np.concatenate(columns) for columns in zip(*lane, strict=True)]
         first = self._batch(*(part[: self._batch_size] for part in parts))
-        rest = tuple(part[self._batch_size :] for part in parts)
-        lane[:] = [rest] if len(rest[1]) else []
-        self._further_draws(index, stream, first, draws)
+        lane[:] = [tuple(part[self._batch_size :] for part in parts)]
+        if not len(lane[0][1]):
+            del self._waiting[index]
+        self._further_draws(index, first, draws)
 
-    def _further_draws(self, index: int, stream: int, batch: _Batch, draws: int) -> None:
+    def _further_draws(self, index: int, batch: _Batch, draws: int) -> None:
         """Draws of a round on a batch; more than the compiled size in several calls."""
         values: np.ndarray | None = None
-        done = 0
+        done, stream = 0, self._place.stream
         while done < draws:
             number = min(self._settings.num_samples, draws - done)
             result = self._launch(index, stream, batch, number)
@@ -274,7 +381,7 @@ class ModelRun:
                 f"model {self._classifier.name!r} gives NaN for image {positions[bad.argmax()]} "
                 "(counted from 0): check its weights and preprocess"
             )
-        self._evaluations += number
+        self._place.evaluations += number
         return original
 
     def _launch(self, index: int, stream: int, batch: _Batch, draws: int | None = None) -> Any:
@@ -319,10 +426,12 @@ class ModelRun:
 
     def _add(self, index: int, values: np.ndarray, labels: np.ndarray, draws: int) -> None:
         self._sums[index].add(labels, values, draws)
-        self._evaluations += draws * len(labels)
+        self._place.evaluations += draws * len(labels)
 
     def _report(self, text: str) -> None:
-        self._settings.progress(self._evaluations, max(self._planned, self._evaluations), text)
+        self._settings.progress(
+            self._place.evaluations, max(self._place.planned, self._place.evaluations), text
+        )
 
     def _one_for_all(self) -> int:
         """Evaluations with one number of draws for all classes of a condition, nothing repeated.
@@ -356,8 +465,8 @@ class ModelRun:
                 for plan, sums in zip(self._plans, self._sums, strict=True)
             ),
             examples=examples,
-            evaluations=self._evaluations,
-            evaluations_saved=self._saved,
+            evaluations=self._place.evaluations,
+            evaluations_saved=self._place.saved,
             ekld_resolution=resolution,
         )
 
@@ -434,7 +543,7 @@ class ModelRun:
             except Exception as error:  # measured before, so most likely for want of memory
                 raise self._failed(plan, error) from error
             after = ops.convert_to_numpy(self._predicted(moved))[: len(labels)]
-            self._evaluations += len(labels)
+            self._place.evaluations += len(labels)
             changed = after.argmax(axis=1) != prediction
             score = changed * (np.exp(after.max(axis=1)) + (prediction == labels))
             for label in np.unique(labels).tolist():
