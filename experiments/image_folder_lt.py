@@ -36,6 +36,7 @@ from experiments.settings import LongTailConfig
 from experiments.summary import print_summary
 from keras_git.auditing import AuditResult
 from keras_git.auditing.result import joined
+from keras_git.data.image_folder import split_folders
 from keras_git.errors import InputError
 from keras_git.files import replacement, write_atomically
 from keras_git.transforms import LADDERS
@@ -174,6 +175,13 @@ def prepared(config: Config) -> Config:
         )
     if not 0 <= config.test_fraction < 1:
         raise InputError(f"--test_fraction={config.test_fraction}: use 0 to below 1")
+    if config.invariance_split == "validation" and not config.validation_fraction:
+        parts = split_folders(config.data_dir)
+        if parts is None or "validation" not in parts:
+            raise InputError(
+                "--invariance_split=validation needs --validation_fraction above 0, or a folder "
+                f"{Path(config.data_dir) / 'val'}"
+            )
     config = _with_profile(config)
     return quick(config) if config.quick else config
 
@@ -301,7 +309,7 @@ def _run(given: Config, config: Config, folder: ResultsFolder) -> None:
     splits = stages.long_tailed(config, images.splits, folder.checkpoints, sizes)
     config = chosen_settings(config, splits.train)
     # They are shrunk already: a second time would change what was chosen.
-    config, methods = settings.checked(config, lambda shrunk: shrunk)
+    config, methods = settings.checked(config, lambda shrunk: shrunk, own_validation=True)
     results = stages.train_and_measure(config, methods, splits, folder, started)
     results["chosen_settings"] = {
         name: value
