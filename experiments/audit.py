@@ -28,11 +28,10 @@ from experiments.command_line import option
 from experiments.generator_training import load_generator
 from experiments.progress import Progress
 from experiments.results_folder import ResultsFolder, to_json
-from keras_git.auditing import AuditResult, load_classifier, open_data
+from keras_git.auditing import AuditResult, join_results, load_classifier, open_data
 from keras_git.auditing.classifier import OUTPUTS, PREPROCESSING, input_shape, one_line
 from keras_git.auditing.conditions import DEFAULTS
 from keras_git.auditing.data import SPLITS, LabelledImages
-from keras_git.auditing.result import joined
 from keras_git.errors import InputError
 
 
@@ -231,7 +230,7 @@ def run(config: Config) -> AuditResult:
                     num_examples=config.examples,
                     checkpoint=folder.checkpoints / f"audit_{digest}.npz",
                 )
-            result = found if result is None else joined([result, found])
+            result = found if result is None else join_results([result, found])
             # Only now: settings that the audit refuses must not tie the folder to themselves
             folder.write_config(**facts)
             result.to_json(stored)

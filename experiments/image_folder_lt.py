@@ -34,8 +34,7 @@ from experiments.progress import reports
 from experiments.results_folder import ResultsFolder, to_json
 from experiments.settings import LongTailConfig
 from experiments.summary import print_summary
-from keras_git.auditing import AuditResult
-from keras_git.auditing.result import joined
+from keras_git.auditing import AuditResult, join_results
 from keras_git.data.image_folder import split_folders
 from keras_git.errors import InputError
 from keras_git.files import replacement, write_atomically
@@ -400,7 +399,7 @@ def _audit(
                     progress=lambda done, planned, what, show=progress: show(done, planned),
                 ).to_json(path)
         found.append(AuditResult.from_json(path))
-    result = joined(found)
+    result = join_results(found)
     for name, write in zip(
         _AUDIT_FILES, (result.to_json, result.to_csv, result.to_html), strict=True
     ):

@@ -324,15 +324,21 @@ def _freeze(record: Any) -> None:
             object.__setattr__(record, entry.name, value)
 
 
-def joined(results: Sequence[AuditResult]) -> AuditResult:
-    """One result with the models of several audits of the same data.
+def join_results(results: Sequence[AuditResult]) -> AuditResult:
+    """One result with the models of several audits of the same data, to stand side by side.
 
     Args:
-        results: at least one; they must agree in classes, class sizes and images.
+        results: at least one; they must agree in classes, class sizes and numbers of images.
+
+    Returns:
+        The models in the order of the audits; settings that are per model joined, the others, the
+        data and the versions those of the first audit; the seconds of all.
 
     Raises:
-        InputError: audits of different data, or of models with one name.
+        InputError: no audit, audits of different data, or of models with one name.
     """
+    if not results:
+        raise InputError("there is no audit to join; give at least one")
     first = results[0]
     for other in results[1:]:
         same = other.class_names == first.class_names and all(
