@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 from keras import ops
 
-from keras_git.auditing.classifier import Classifier
+from keras_git.auditing.classifier import Classifier, Preprocessing
 from keras_git.auditing.conditions import Planned
 from keras_git.auditing.data import LabelledImages
 from keras_git.auditing.measure import ModelRun, Settings
@@ -71,7 +71,7 @@ class Identity:
         facts["data"] = _hash([images, *([] if source.labels is None else [source.labels])])
         facts["transformations"] = [_facts_of(plan) for plan in plans]
         facts["models"] = [
-            [_hash(c.weights), c.outputs, repr(c.preprocessing.size), c.preprocessing.colour]
+            [_hash(c.weights), c.outputs, *_facts_of_preprocessing(c.preprocessing)]
             for c in classifiers
         ]
         self.facts = json.loads(json.dumps(facts))
@@ -104,6 +104,11 @@ class Identity:
             if before.shape != values.shape or not (np.abs(before - values) <= allowed).all():
                 return f"{name} was another function"
         return None
+
+
+def _facts_of_preprocessing(preprocessing: Preprocessing) -> list[Any]:
+    mode = preprocessing.mode if isinstance(preprocessing.mode, str) else "function"
+    return [mode, preprocessing.size, preprocessing.colour]
 
 
 def _facts_of(plan: Planned) -> list[Any]:
