@@ -3,7 +3,7 @@
     python -m experiments.audit --model=a.keras,b.keras --data=DIR|NAME|FILE.npz --output_dir=OUT
 
 Writes `report.html` for people, `audit.json` and `audit.csv` for programs, and pictures. The same
-command continues an interrupted audit: a model that is finished is not measured again.
+command continues an interrupted audit, also inside a model.
 
 Reference: Zhou et al., *Do Deep Networks Transfer Invariances Across Classes?*, ICLR 2022.
 """
@@ -27,12 +27,11 @@ from experiments import command_line
 from experiments.command_line import option
 from experiments.generator_training import load_generator
 from experiments.progress import Progress
-from experiments.results_folder import ResultsFolder
-from keras_git.auditing import AuditResult, load_classifier, open_data
-from keras_git.auditing.audit import DEFAULTS
+from experiments.results_folder import ResultsFolder, to_json
+from keras_git.auditing import AuditResult, join_results, load_classifier, open_data
 from keras_git.auditing.classifier import OUTPUTS, PREPROCESSING, input_shape, one_line
+from keras_git.auditing.conditions import DEFAULTS
 from keras_git.auditing.data import SPLITS, LabelledImages
-from keras_git.auditing.result import joined
 from keras_git.errors import InputError
 
 
@@ -202,6 +201,15 @@ def run(config: Config) -> AuditResult:
             if result is not None and name in [model.name for model in result.models]:
                 logging.info("%s: finished before", name)
                 continue
+            # What decides the result names the file: after a change, another one is begun
+            decisive = {
+                **settings,
+                **facts,
+                "model": settings["model"][name],
+                "preprocess": preprocess[index],
+                "outputs": outputs[index],
+            }
+            digest = hashlib.sha256(to_json(decisive).encode()).hexdigest()[:16]
             with Progress(f"audit of {name}", 1) as progress:
                 found = kg.audit(
                     models[index],
@@ -220,8 +228,9 @@ def run(config: Config) -> AuditResult:
                     progress=progress.show,
                     resize=config.resize or None,
                     num_examples=config.examples,
+                    checkpoint=folder.checkpoints / f"audit_{digest}.npz",
                 )
-            result = found if result is None else joined([result, found])
+            result = found if result is None else join_results([result, found])
             # Only now: settings that the audit refuses must not tie the folder to themselves
             folder.write_config(**facts)
             result.to_json(stored)

@@ -22,8 +22,9 @@ import numpy as np
 import keras_git as kg
 from experiments import command_line
 from experiments.command_line import option
-from experiments.results_folder import to_json, versions, write_atomically
+from experiments.results_folder import to_json, versions
 from keras_git.errors import InputError
+from keras_git.files import write_atomically
 
 _SETTINGS = {
     # the quickstart

@@ -31,12 +31,13 @@ from experiments.command_line import option
 from experiments.methods import Method, parse_method
 from experiments.model_card import model_card
 from experiments.progress import reports
-from experiments.results_folder import ResultsFolder, to_json, write_atomically
+from experiments.results_folder import ResultsFolder, to_json
 from experiments.settings import LongTailConfig
 from experiments.summary import print_summary
-from keras_git.auditing import AuditResult
-from keras_git.auditing.result import joined
+from keras_git.auditing import AuditResult, join_results
+from keras_git.data.image_folder import split_folders
 from keras_git.errors import InputError
+from keras_git.files import replacement, write_atomically
 from keras_git.transforms import LADDERS
 
 _TRAINING_STEPS = 4000
@@ -173,6 +174,13 @@ def prepared(config: Config) -> Config:
         )
     if not 0 <= config.test_fraction < 1:
         raise InputError(f"--test_fraction={config.test_fraction}: use 0 to below 1")
+    if config.invariance_split == "validation" and not config.validation_fraction:
+        parts = split_folders(config.data_dir)
+        if parts is None or "validation" not in parts:
+            raise InputError(
+                "--invariance_split=validation needs --validation_fraction above 0, or a folder "
+                f"{Path(config.data_dir) / 'val'}"
+            )
     config = _with_profile(config)
     return quick(config) if config.quick else config
 
@@ -300,7 +308,7 @@ def _run(given: Config, config: Config, folder: ResultsFolder) -> None:
     splits = stages.long_tailed(config, images.splits, folder.checkpoints, sizes)
     config = chosen_settings(config, splits.train)
     # They are shrunk already: a second time would change what was chosen.
-    config, methods = settings.checked(config, lambda shrunk: shrunk)
+    config, methods = settings.checked(config, lambda shrunk: shrunk, own_validation=True)
     results = stages.train_and_measure(config, methods, splits, folder, started)
     results["chosen_settings"] = {
         name: value
@@ -391,7 +399,7 @@ def _audit(
                     progress=lambda done, planned, what, show=progress: show(done, planned),
                 ).to_json(path)
         found.append(AuditResult.from_json(path))
-    result = joined(found)
+    result = join_results(found)
     for name, write in zip(
         _AUDIT_FILES, (result.to_json, result.to_csv, result.to_html), strict=True
     ):
@@ -424,12 +432,8 @@ def _export(
     model = kg.export.with_preprocessing(network, logit_scale=method.logit_scale)
     target = folder.path / "export"
     target.mkdir(exist_ok=True)
-    temporary = target / f".model.{os.getpid()}.keras"
-    try:
+    with replacement(target / "model.keras") as temporary:
         model.save(temporary)
-        os.replace(temporary, target / "model.keras")
-    finally:
-        temporary.unlink(missing_ok=True)
     write_atomically(target / "class_names.json", to_json(list(splits.train.class_names)))
     opened = keras.models.load_model(target / "model.keras", compile=False)
     probabilities = _probabilities(opened, splits.test.images, config.evaluation_batch_size)

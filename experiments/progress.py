@@ -28,7 +28,8 @@ class Progress:
 
     def __init__(self, label: str, total: int, done: int = 0) -> None:
         self.label, self.total, self.done = label, total, done
-        self._first, self._start = done, time.monotonic()
+        self._first: int | None = done or None
+        self._start = time.monotonic()
         self._last_line = self._start
         self._bars: Bars | None = None
         if sys.stderr.isatty():
@@ -71,14 +72,19 @@ class Progress:
         now = time.monotonic()
         if now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            rate = (self.done - self._first) / (now - self._start)
+            rate = (self.done - (self._first or 0)) / (now - self._start)
             left = (self.total - self.done) / rate if rate else float("nan")
             text = f"{self.label}: {self.done}/{self.total}, {left:.0f} s left {note}"
             logging.info("%s", text.rstrip())
 
     def show(self, done: int, total: int, note: str = "") -> None:
-        """Reports that `done` of `total` steps are done; the total may have grown."""
+        """Reports that `done` of `total` steps are done; the total may have grown.
+
+        What the first report says was done before: it does not count for the time that is left.
+        """
         self.total = total
+        if self._first is None:
+            self._first = done
         if self._bars is not None:
             self._bars.update(self._task, total=total)
         self.advance(done - self.done, note)

@@ -7,7 +7,6 @@ import errno
 import io
 import json
 import math
-import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,24 +16,10 @@ from typing import Any
 import keras
 
 from keras_git.errors import InputError
+from keras_git.files import replacement, write_atomically
 from keras_git.versions import versions
 
 FORMAT_VERSION = 1
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replaces `path` as a whole: a reader sees the old content or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    if isinstance(content, str):
-        content = content.encode()
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:
@@ -221,12 +206,8 @@ class ResultsFolder:
     def save_model(self, model: keras.Model, name: str) -> Path:
         """Saves a network, uncompiled, as `models/<name>.keras`."""
         path = self.models / f"{name}.keras"
-        temporary = self.models / f".{name}.{os.getpid()}.keras"
-        try:
+        with replacement(path) as temporary:
             model.save(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
         return path
 
     def clean_up(self) -> None:
@@ -237,11 +218,10 @@ class ResultsFolder:
     def _remove_left_over(self) -> None:
         """Half-written files of a killed run; this one has the lock, so nobody works on them."""
         leftovers = [
-            *self.path.glob(".*.tmp"),
-            *self.checkpoints.glob(".*.tmp"),
+            *self.path.glob(".*.tmp*"),
+            *self.checkpoints.glob(".*.tmp*"),
             *self.models.glob(".*"),
             *self.pictures.glob(".*"),
-            *self.pictures.glob("*.partial"),
             *(self.path / "export").glob(".*"),
         ]
         for leftover in leftovers:

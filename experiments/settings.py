@@ -246,13 +246,14 @@ def check_values(config: TrainingConfig) -> None:
 
 
 def checked(
-    config: AnyConfig, shrink: Callable[[AnyConfig], AnyConfig]
+    config: AnyConfig, shrink: Callable[[AnyConfig], AnyConfig], *, own_validation: bool = False
 ) -> tuple[AnyConfig, list[Method]]:
     """Fills in defaults and checks what can be checked without data.
 
     Args:
         config: the settings as given.
         shrink: makes the settings of `--quick`.
+        own_validation: whether the data may bring validation images of their own.
 
     Raises:
         InputError: a value or a combination of values that cannot work.
@@ -290,7 +291,8 @@ def checked(
             f"--second_decay_epoch={config.second_decay_epoch}: use more than the first decay "
             f"epoch, {config.first_decay_epoch}"
         )
-    if config.invariance_split == "validation" and not config.validation_fraction:
+    needs_fraction = config.invariance_split == "validation" and not own_validation
+    if needs_fraction and not config.validation_fraction:
         raise InputError("--invariance_split=validation needs --validation_fraction above 0")
     kg.data.choose_pipeline(config.pipeline)
     return config, methods

@@ -76,16 +76,26 @@ def _pairs(methods: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "drs", "erm"
 
 
-def _paired(method: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """Differences seed by seed: only one larger than its standard error counts."""
+def paired_values(
+    method: Mapping[str, Any], base: Mapping[str, Any]
+) -> dict[str, list[tuple[float, float]]]:
+    """Each number of two methods, pair by pair of what both have run (seeds or versions)."""
     rows = [
         (scalars(entry), scalars(base["seeds"][seed]))
         for seed, entry in method["seeds"].items()
         if seed in base["seeds"]
     ]
+    return {
+        name: [(a[name], b[name]) for a, b in rows if None not in (a[name], b.get(name))]
+        for name in rows[0][0]
+    }
+
+
+def _paired(method: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """Differences seed by seed: only one larger than its standard error counts."""
     compared = {}
-    for name in rows[0][0]:
-        values = [a[name] - b[name] for a, b in rows if None not in (a[name], b[name])]
+    for name, pairs in paired_values(method, base).items():
+        values = [a - b for a, b in pairs]
         if not values:
             compared[name] = None
             continue

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.results_folder import FORMAT_VERSION
-from experiments.summary import THIRDS, scalars, summarize, text_table, thirds
+from experiments.summary import THIRDS, paired_values, scalars, summarize, text_table, thirds
 
 _CONFIDENCE = 0.95
 _SHOWN_ACCURACIES = ("test_accuracy", "balanced_accuracy", "head_accuracy", "tail_accuracy")
@@ -156,13 +156,7 @@ def paired_tests(method: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str
     from scipy import stats
 
     tested = {}
-    pairs = [
-        (scalars(entry), scalars(base["seeds"][version]))
-        for version, entry in method["seeds"].items()
-        if version in base["seeds"]
-    ]
-    for name in pairs[0][0]:
-        values = [(a[name], b[name]) for a, b in pairs if None not in (a[name], b.get(name))]
+    for name, values in paired_values(method, base).items():
         differences = np.array([a - b for a, b in values], dtype=np.float64)
         t_test = wilcoxon = None
         scale = max((abs(value) for pair in values for value in pair), default=0.0)

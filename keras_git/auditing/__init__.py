@@ -18,6 +18,7 @@ from keras_git.auditing.result import (
     Measurement,
     ModelAudit,
     Trend,
+    join_results,
 )
 from keras_git.auditing.statistics import spearman_trend
 
@@ -33,6 +34,7 @@ __all__ = [
     "Preprocessing",
     "Trend",
     "audit",
+    "join_results",
     "load_classifier",
     "open_classifier",
     "open_data",

@@ -71,6 +71,8 @@ class Classifier:
         num_classes: K.
         parameters: number of weights.
         ekld_resolution: eKLD below it is what rounding makes of an invariant model, nats.
+        weights: its variables.
+        probe: what it gave for the images with which it was opened, float64 `(B, K)`.
     """
 
     name: str
@@ -80,6 +82,8 @@ class Classifier:
     num_classes: int
     parameters: int
     ekld_resolution: float = EKLD_RESOLUTION["float32"]
+    weights: tuple[Any, ...] = ()
+    probe: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
 
     @property
     def from_logits(self) -> bool:
@@ -345,6 +349,8 @@ def open_classifier(
         max(shape[1], 2),
         parameters,
         _ekld_resolution(model, half),
+        tuple(variables),
+        values,
     )
 
 

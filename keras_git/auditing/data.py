@@ -24,6 +24,7 @@ Part = tuple[np.ndarray, np.ndarray]
 # images to one number that is remembered.
 _PIXELS_COMPARED = 16
 _IMAGES_PER_CODE = 256
+_END = 2**64 - 1  # stands for a group of images: the end of the pass
 
 
 class _Order:
@@ -33,7 +34,7 @@ class _Order:
         codes: of the groups of images that were complete in an earlier pass; is continued.
     """
 
-    def __init__(self, codes: dict[int | str, tuple[int, int]]) -> None:
+    def __init__(self, codes: dict[int, tuple[int, int]]) -> None:
         self._codes = codes
         self._position = 0
         self._code = np.uint64(0)
@@ -64,16 +65,19 @@ class _Order:
 
     def finish(self) -> None:
         """Takes note of the end of the pass."""
-        self._compare("end")
+        self._compare(_END)
 
-    def _compare(self, group: int | str) -> None:
-        found = (self._position, int(self._code))
-        if self._codes.setdefault(group, found) != found:
-            raise InputError(
-                "the data come in another order, or with other pixels, in each pass: give them "
-                "without random augmentation and without shuffling (or with "
-                "reshuffle_each_iteration=False)"
-            )
+    def _compare(self, group: int) -> None:
+        _expect(self._codes, group, (self._position, int(self._code)))
+
+
+def _expect(codes: dict[int, tuple[int, int]], group: int, found: tuple[int, int]) -> None:
+    if codes.setdefault(group, found) != found:
+        raise InputError(
+            "the data come in another order, or with other pixels, in each pass: give them "
+            "without random augmentation and without shuffling (or with "
+            "reshuffle_each_iteration=False)"
+        )
 
 
 class LabelledImages:
@@ -107,14 +111,14 @@ class LabelledImages:
         self.class_names, self.class_counts = tuple(class_names), class_counts
         self.notes = notes or {}
         self.images_per_class: int | None = None
-        self._codes: dict[int | str, tuple[int, int]] = {}
+        self._codes: dict[int, tuple[int, int]] = {}
 
     @property
     def num_images(self) -> int | None:
         """Images of one pass, as far as that is known beforehand."""
-        if not self._indexed or not self.num_classes:
+        labels = self.labels
+        if labels is None or not self.num_classes:
             return None
-        labels = np.concatenate([labels for _, labels in self._indexed])
         counts = np.bincount(labels, minlength=self.num_classes)
         if self.images_per_class is not None:
             counts = np.minimum(counts, self.images_per_class)
@@ -142,6 +146,30 @@ class LabelledImages:
                 parts.append(_images(np.asarray(images[own])))
         return np.concatenate(parts)
 
+    @property
+    def labels(self) -> np.ndarray | None:
+        """All labels, int64 (N,); None for a stream."""
+        if not self._indexed:
+            return None
+        return np.concatenate([labels for _, labels in self._indexed])
+
+    def order(self) -> np.ndarray:
+        """What is known of the order of a stream, uint64 `(G, 3)`, for `expect_order`."""
+        rows = [(group, *code) for group, code in self._codes.items()]
+        return np.array(rows, np.uint64).reshape(-1, 3)
+
+    def expect_order(self, order: np.ndarray) -> None:
+        """Passes must go on to give what an earlier process saw.
+
+        Args:
+            order: what `order` was there, uint64 `(G, 3)`.
+
+        Raises:
+            InputError: they gave something else already.
+        """
+        for group, position, code in order.tolist():
+            _expect(self._codes, group, (position, code))
+
     def content_hash(self) -> str:
         """SHA-256 (hex) of all labels and pixels, in one pass."""
         digest = hashlib.sha256()
@@ -152,13 +180,14 @@ class LabelledImages:
         return digest.hexdigest()
 
     def blocks(
-        self, batch_size: int, classes: np.ndarray | None = None
+        self, batch_size: int, classes: np.ndarray | None = None, skip: int = 0
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """One pass.
 
         Args:
             batch_size: images per block; the last block may be smaller.
             classes: bool (C,), the classes wanted; None for all.
+            skip: images of these classes to leave out at the start; arrays are not read there.
 
         Yields:
             `(images, labels, positions)`: uint8 or float32 `(B, H, W, C)`, int64 `(B,)` and the
@@ -169,7 +198,7 @@ class LabelledImages:
         """
         waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         number = 0
-        for piece in self._chosen(batch_size, classes):
+        for piece in self._chosen(batch_size, classes, skip):
             waiting.append(piece)
             number += len(piece[1])
             while number >= batch_size:
@@ -181,12 +210,16 @@ class LabelledImages:
             yield _joined(waiting)
 
     def _chosen(
-        self, size: int, classes: np.ndarray | None
+        self, size: int, classes: np.ndarray | None, skip: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Pieces without the classes that are not wanted and the images that are too many."""
         taken = np.zeros(self.num_classes or 0, np.int64)
         position = 0
-        source = self._indexed_pieces(classes, size) if self._indexed else self._streamed(size)
+        source: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]
+        if self._indexed:
+            source, skip = self._indexed_pieces(classes, size, skip), 0
+        else:
+            source = self._streamed(size)
         for images, labels, positions in source:
             if positions is None:
                 positions = np.arange(position, position + len(labels))
@@ -203,6 +236,10 @@ class LabelledImages:
                 if self.images_per_class is not None and not self._indexed:
                     keep &= taken[labels] + _occurrence(labels) < self.images_per_class
                     taken += np.bincount(labels, minlength=self.num_classes)
+            if skip:
+                first = np.flatnonzero(keep)[:skip]
+                keep[first] = False
+                skip -= len(first)
             if keep.any():
                 whole = bool(keep.all())
                 yield (
@@ -212,7 +249,7 @@ class LabelledImages:
                 )
 
     def _indexed_pieces(
-        self, classes: np.ndarray | None, size: int
+        self, classes: np.ndarray | None, size: int, skip: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         labels = np.concatenate([labels for _, labels in self._indexed])
         wanted = np.ones(len(labels), bool)
@@ -221,6 +258,7 @@ class LabelledImages:
                 wanted &= _occurrence(labels) < self.images_per_class
             if classes is not None:
                 wanted &= classes[labels]
+        wanted[np.flatnonzero(wanted)[:skip]] = False
         start = 0
         for images, own in self._indexed:
             chosen = np.flatnonzero(wanted[start : start + len(own)])

@@ -8,7 +8,6 @@ import dataclasses
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from keras_git.errors import InputError
+from keras_git.files import write_atomically
 
 FORMAT_VERSION = 1
 
@@ -324,15 +324,21 @@ def _freeze(record: Any) -> None:
             object.__setattr__(record, entry.name, value)
 
 
-def joined(results: Sequence[AuditResult]) -> AuditResult:
-    """One result with the models of several audits of the same data.
+def join_results(results: Sequence[AuditResult]) -> AuditResult:
+    """One result with the models of several audits of the same data, to stand side by side.
 
     Args:
-        results: at least one; they must agree in classes, class sizes and images.
+        results: at least one; they must agree in classes, class sizes and numbers of images.
+
+    Returns:
+        The models in the order of the audits; settings that are per model joined, the others, the
+        data and the versions those of the first audit; the seconds of all.
 
     Raises:
-        InputError: audits of different data, or of models with one name.
+        InputError: no audit, audits of different data, or of models with one name.
     """
+    if not results:
+        raise InputError("there is no audit to join; give at least one")
     first = results[0]
     for other in results[1:]:
         same = other.class_names == first.class_names and all(
@@ -468,11 +474,5 @@ def _result(content: Mapping[str, Any]) -> AuditResult:
 
 
 def _write(path: Path, text: str) -> Path:
-    """Replaces a file as a whole; a reader never sees half of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_text(text, "utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(path, text)
     return path

@@ -19,6 +19,7 @@ from keras_git.auditing.result import Condition, Measurement, Trend
 from keras_git.backend import compiled
 
 _EXACT_CLASSES = 8
+_CALIBRATION_BINS = 15
 # eKLD in nats below which a model counts as not moved at all: what rounding alone makes of an
 # exactly invariant one, computed in float32 or in half precision.
 EKLD_RESOLUTION = {"float32": 1e-6, "half": 1e-3}
@@ -60,6 +61,10 @@ class ClassMoments:
         self.squares += squares + difference**2 * self.count * count / total
         self.mean += difference * count / total
         self.count += count
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The arrays themselves by name: filling them with those of others continues these."""
+        return {"count": self.count, "moment_mean": self.mean, "moment_squares": self.squares}
 
     @property
     def variance(self) -> np.ndarray:
@@ -117,7 +122,7 @@ class ConditionSums:
         self._mean = {name: np.zeros(num_classes) for name in self._MEASURES}
         self._variance = {name: np.zeros(num_classes) for name in self._MEASURES}
         self._moments: dict[str, ClassMoments] = {}
-        self._draws = 0
+        self._draws = np.zeros((), np.int64)
         self.start_round()
 
     def start_round(self) -> None:
@@ -132,7 +137,7 @@ class ConditionSums:
             sums: `(4, B)`, see `keras_git.metrics.draws.draws_function`.
             num_samples: draws per image, the same throughout a round.
         """
-        self._draws = num_samples
+        self._draws[...] = num_samples
         divergence, squares, consistent, correct = sums.astype(np.float64)
         values = {"ekld": divergence, "consistency": consistent, "accuracy": correct}
         within = {
@@ -158,6 +163,24 @@ class ConditionSums:
             self._mean[name] += share * (moments.mean - self._mean[name])
             variance = np.where(measured, moments.variance, 0.0)
             self._variance[name] += share * (variance - self._variance[name])
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The arrays themselves by name: filling them with those of others continues these."""
+        arrays = {
+            "num_images": self.num_images,
+            "num_samples": self.num_samples,
+            "rounds": self._rounds,
+            "draws": self._draws,
+        }
+        for name in self._MEASURES:
+            own = {
+                "within": self._within[name],
+                "mean": self._mean[name],
+                "variance": self._variance[name],
+                **self._moments[name].state(),
+            }
+            arrays |= {f"{name}/{key}": array for key, array in own.items()}
+        return arrays
 
     def within_variance(self, name: str = "ekld") -> np.ndarray:
         """Variance between the draws of an image, mean over a class's images, float64 (C,).
@@ -384,7 +407,9 @@ def _calibration_function() -> Callable[..., Any]:
     """Calibration sums of a batch, compiled once for all audits."""
 
     def sums(labels: Any, outputs: Any, weights: Any) -> Any:
-        return metrics.classification.calibration_bins(labels, outputs, sample_weight=weights)
+        return metrics.classification.calibration_bins(
+            labels, outputs, _CALIBRATION_BINS, sample_weight=weights
+        )
 
     return compiled(sums, [])
 
@@ -407,7 +432,7 @@ class AccuracySums:
     def __init__(self, num_classes: int) -> None:
         self.num_images = np.zeros(num_classes, np.int64)
         self._correct = np.zeros(num_classes)
-        self._bins = np.zeros(())
+        self._bins = np.zeros((3, _CALIBRATION_BINS))
 
     def add(self, labels: np.ndarray, log_probabilities: Any) -> None:
         """Adds a batch: labels `(B,)`, log-probabilities `(B or more, C)`; the rest pads.
@@ -423,6 +448,10 @@ class AccuracySums:
         padded[:number], weights[:number] = labels, 1.0
         bins = _calibration_function()(padded, log_probabilities, weights)
         self._bins = self._bins + ops.convert_to_numpy(bins).astype(np.float64)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The arrays themselves by name: filling them with those of others continues these."""
+        return {"num_images": self.num_images, "correct": self._correct, "bins": self._bins}
 
     @property
     def per_class(self) -> np.ndarray:

@@ -19,6 +19,7 @@ import numpy as np
 from absl import logging
 
 from keras_git.errors import InputError
+from keras_git.files import write_atomically
 
 CHANNELS = {"rgb": 3, "grey": 1}
 MAX_PIXELS = 100_000_000
@@ -449,8 +450,7 @@ class _Cache:
             self._manifest.unlink(missing_ok=True)
             partial.replace(self._images)
             text = json.dumps({"content": self._content, "unreadable": unreadable})
-            partial.write_text(text, "utf-8")
-            partial.replace(self._manifest)
+            write_atomically(self._manifest, text)
             return np.load(self._images, mmap_mode="r", allow_pickle=False), unreadable
         except OSError as error:
             raise InputError(

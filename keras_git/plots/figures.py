@@ -6,11 +6,11 @@ pyplot, no state that outlives a call.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keras_git.errors import InputError
+from keras_git.files import replacement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,10 +71,6 @@ def save(figure: Figure, path: str | Path) -> Path:
             f"{', '.join('.' + name for name in allowed)}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        figure.savefig(partial, format=file_format, dpi=150, bbox_inches="tight", facecolor="white")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacement(path) as file:
+        figure.savefig(file, format=file_format, dpi=150, bbox_inches="tight", facecolor="white")
     return path

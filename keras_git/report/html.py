@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from keras_git.auditing import AuditResult, Example, Measurement, ModelAudit
 from keras_git.errors import InputError
+from keras_git.files import write_atomically
 from keras_git.report.aggregates import (
     WIDTH_95,
     class_ekld,
@@ -90,14 +90,9 @@ def write_html(
         OSError: the file cannot be written.
     """
     path = Path(path)
-    content = to_html(result, title=title, notes=notes).encode("utf-8")
+    content = to_html(result, title=title, notes=notes)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(path, content)
     return path
 
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from keras import ops
 
 from keras_git.errors import InputError
-
-_PROGRESS = "progress_json"
+from keras_git.files import load_archive, save_archive
 
 
 def training_variables(model: Any) -> dict[str, list[Any]]:
@@ -48,22 +43,12 @@ def save_checkpoint(
         variables: Keras variables by group, as from `training_variables`.
         progress: what else is needed to continue, for example the epoch and the history.
     """
-    path = Path(path)
-    arrays: dict[str, Any] = {
+    arrays = {
         f"{group}/{i}": ops.convert_to_numpy(variable)
         for group, members in variables.items()
         for i, variable in enumerate(members)
     }
-    arrays[_PROGRESS] = np.array(json.dumps(progress))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_archive(path, arrays, progress)
 
 
 def load_checkpoint(
@@ -78,12 +63,7 @@ def load_checkpoint(
     if not path.exists():
         return None
     remedy = "delete it to train from the start"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        progress = json.loads(str(arrays.pop(_PROGRESS)))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a checkpoint ({error}): {remedy}") from error
+    arrays, progress = load_archive(path, "checkpoint", remedy)
     wanted = {
         f"{group}/{i}": variable
         for group, members in variables.items()

@@ -15,8 +15,8 @@ from scipy.special import log_softmax
 
 import keras_git as kg
 from keras_git.auditing import AuditResult, LabelledImages, open_classifier, open_data
-from keras_git.auditing.audit import _conditions
 from keras_git.auditing.classifier import failure
+from keras_git.auditing.conditions import planned_conditions
 from keras_git.errors import InputError
 from keras_git.metrics import draws
 
@@ -490,14 +490,14 @@ def test_more_than_a_thousand_classes():
 
 
 def test_ladders_that_suit_the_images(images):
-    planned, skipped = _conditions(None, images)
+    planned, skipped = planned_conditions(None, images)
     assert set(skipped) == {"saturation", "hue"}
     assert {p.condition.transform for p in planned} == set(kg.transforms.LADDERS) - set(skipped)
-    _, skipped = _conditions(None, np.maximum(images, 9))
+    _, skipped = planned_conditions(None, np.maximum(images, 9))
     assert set(skipped) == {"saturation", "hue", "background", "dilation_erosion"}
-    planned, skipped = _conditions(["background", "hue"], np.maximum(images, 9))
+    planned, skipped = planned_conditions(["background", "hue"], np.maximum(images, 9))
     assert len(planned) == 3 and set(skipped) == {"hue"}
-    _, skipped = _conditions(None, np.repeat(images, 3, axis=-1))
+    _, skipped = planned_conditions(None, np.repeat(images, 3, axis=-1))
     assert not skipped
 
 
@@ -509,14 +509,16 @@ def test_transformations_of_ones_own(images):
         "dim", (10, 20), "grey levels", "{} grey levels darker", kg.transforms.Brightness
     )
     # the usual ones beside it do not become others
-    planned, skipped = _conditions(["defaults", lambda x: 255 - x, generator, ladder], bright)
+    planned, skipped = planned_conditions(
+        ["defaults", lambda x: 255 - x, generator, ladder], bright
+    )
     assert set(skipped) == {"saturation", "hue", "background", "dilation_erosion"}
     *usual, function, trained, weak, strong = planned
     assert {p.condition.transform for p in usual} == set(kg.transforms.LADDERS) - set(skipped)
     assert function.condition.transform == "function" and function.transform.deterministic
     assert trained.condition.transform == "trained" and trained.transform.style_dim == 3
     assert weak.condition.label == "10 grey levels darker" and strong.condition.strength == 20
-    planned, _ = _conditions({"mine": ladder, "other": keras.layers.Rescaling(0.5)}, images)
+    planned, _ = planned_conditions({"mine": ladder, "other": keras.layers.Rescaling(0.5)}, images)
     assert [p.condition.transform for p in planned] == ["mine", "mine", "other"]
 
 
@@ -540,7 +542,7 @@ def test_all_ladders(images):
             LABELS,
             next(
                 p.transform
-                for p in _conditions(None, colour)[0]
+                for p in planned_conditions(None, colour)[0]
                 if p.condition == measurement.condition
             ),
             int(measurement.num_samples.max()),

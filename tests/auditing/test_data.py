@@ -107,6 +107,37 @@ def test_every_source(kind, tmp_path):
     assert source.num_images == (None if streamed else 5 + 5 + 4)
 
 
+class Watched(np.ndarray):
+    """Remembers which images were read."""
+
+    read: list = []
+
+    def __getitem__(self, index):
+        if isinstance(index, np.ndarray):
+            Watched.read += index.tolist()
+        return np.asarray(self)[index]
+
+
+@pytest.mark.parametrize("kind", ["arrays", "stream"])
+@pytest.mark.parametrize("classes", [None, np.array([True, False, True])])
+@pytest.mark.parametrize("per_class", [None, 3])
+def test_a_pass_that_skips_goes_on_as_if_it_had_not(kind, classes, per_class):
+    data = (IMAGES.view(Watched), LABELS) if kind == "arrays" else Batches()
+    source = open_data(data)
+    source.num_classes, source.images_per_class = 3, per_class
+    whole = list(source.blocks(4, classes))
+    positions = np.concatenate([block[2] for block in whole])
+    for number in range(len(whole) + 1):
+        Watched.read = []
+        rest = list(source.blocks(4, classes, 4 * number))
+        assert len(rest) == max(len(whole) - number, 0)
+        for one, other in zip(rest, whole[number:], strict=True):
+            for found, expected in zip(one, other, strict=True):
+                np.testing.assert_array_equal(found, expected)
+        if kind == "arrays":
+            assert Watched.read == positions[4 * number :].tolist()
+
+
 def test_one_hot_labels_of_single_colour_images():
     images, labels, _ = next(open_data(tensorflow("one-hot")).blocks(50))
     assert images.shape == (23, 6, 6, 3)

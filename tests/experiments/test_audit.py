@@ -15,7 +15,8 @@ import pytest
 import keras_git as kg
 from experiments import audit as program
 from experiments.audit import Config, run
-from keras_git.auditing import AuditResult
+from keras_git.auditing import AuditResult, checkpoint
+from keras_git.auditing.measure import ModelRun
 from keras_git.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +114,45 @@ def test_two_models_interrupted_and_resumed(config, monkeypatch, capsys):
     monkeypatch.setattr(program, "open_data", pytest.fail)
     assert run(config).to_table()[0] == result.to_table()[0]
     assert (folder / "report.html").exists()
+
+
+def test_interrupted_inside_a_model(config, monkeypatch):
+    config = dataclasses.replace(config, num_samples=3, precision=0.02, max_samples=12)
+    whole = run(dataclasses.replace(config, output_dir=config.output_dir + "_whole"))
+    launched, first = [], []
+    launch, show = ModelRun._launch, program.Progress.show
+    monkeypatch.setattr(ModelRun, "_launch", lambda *a: launched.append(1) or launch(*a))
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(checkpoint, "_WRITES_BETWEEN", 0)
+
+    def interrupted(bar, done, total, note=""):
+        show(bar, done, total, note)
+        first.append((bar.label, done))
+        if len(first) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(program.Progress, "show", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    folder = Path(config.output_dir)
+    assert len(list((folder / "checkpoints").glob("audit_*.npz"))) == 1
+    assert first[-1][0] == "audit of a" and not (folder / "audit.json").exists()
+    # Nothing is finished: other settings may use the folder, and begin anew
+    other = dataclasses.replace(config, num_samples=2, precision=None, model=config.model[:1])
+    fresh = run(dataclasses.replace(other, output_dir=config.output_dir + "_other"))
+    before = len(launched)
+    first[:] = first[:1] * 4
+    with pytest.raises(KeyboardInterrupt):
+        run(other)
+    assert first[-1][1] == 0 and len(launched) == before
+    first[:] = first[:1] * 9
+    result = run(config)
+    assert first[9][1] > 0  # goes on
+    np.testing.assert_equal(result.to_table(), whole.to_table())
+    for one, unbroken in zip(result.models, whole.models, strict=True):
+        assert one.evaluations == unbroken.evaluations
+    assert not (folder / "checkpoints").exists()
+    assert fresh.models[0].evaluations < result.models[0].evaluations
 
 
 def test_a_folder_with_a_generator_and_a_precision(files, tmp_path):

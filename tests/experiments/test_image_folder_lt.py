@@ -95,6 +95,24 @@ def test_settings_choose_the_profile(tmp_path, given, profile):
     assert prepared(Config(data_dir=str(tmp_path), **given)).profile == profile
 
 
+def test_validation_images_of_the_folder_are_enough_for_the_ekld(tmp_path):
+    """No part of the training images has to be set aside."""
+    config = Config(
+        data_dir=str(tmp_path), validation_fraction=0.0, invariance_split="validation", quick=True
+    )
+    draw_folder(tmp_path / "train", (6, 5, 4, 4))
+    draw_folder(tmp_path / "test", (2, 2, 2, 2))
+    with pytest.raises(InputError, match="needs --validation_fraction above 0, or a folder .*val"):
+        prepared(config)
+    draw_folder(tmp_path / "val", (3, 2, 1, 1))
+    config = prepared(config)
+    splits = image_folder_lt.load(config, tmp_path).splits
+    config, _ = settings.checked(
+        chosen_settings(config, splits.train), lambda shrunk: shrunk, own_validation=True
+    )
+    assert len(stages.invariance_images(config, splits)) == 7
+
+
 @pytest.mark.parametrize(
     ("counts", "given", "expected"),
     [

@@ -46,6 +46,40 @@ def test_a_damaged_file_is_named(tmp_path, part: int) -> None:
         load_checkpoint(path, variables())
 
 
+# What it makes zipfile and numpy raise: the offset from where the text is found, and the new byte
+@pytest.mark.parametrize(
+    ("near", "offset", "byte"),
+    [
+        (b"PK\x01\x02", 8, 1),  # RuntimeError: encrypted
+        (b"PK\x01\x02", 6, 91),  # NotImplementedError: zip version 9.1
+        (b"PK\x01\x02", 10, 99),  # NotImplementedError: that compression method
+        (b"PK\x01\x02", 10, 8),  # zlib.error: it is not deflated
+        (b"PK\x01\x02", 10, 12),  # OSError: it is not bzip2
+        (b"PK\x01\x02", 10, 14),  # lzma.LZMAError or struct.error
+        (b"PK\x01\x02", 0, 0),  # BadZipFile: the directory
+        (b"\x93NUMPY", 60, 255),  # BadZipFile: the check sum
+    ],
+)
+def test_a_changed_byte_is_named(tmp_path, near: bytes, offset: int, byte: int) -> None:
+    path = tmp_path / "state.npz"
+    save_checkpoint(path, variables(), {})
+    content = bytearray(path.read_bytes())
+    content[content.index(near) + offset] = byte
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="not a checkpoint .*: delete it") as raised:
+        load_checkpoint(path, variables())
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [np.arange(3), {"a": np.arange(3)}])
+def test_other_files_of_numpy_are_named(tmp_path, content) -> None:
+    path = tmp_path / "state.npz"
+    with open(path, "wb") as file:
+        np.savez(file, **content) if isinstance(content, dict) else np.save(file, content)
+    with pytest.raises(InputError, match="not a checkpoint"):
+        load_checkpoint(path, variables())
+
+
 def test_other_networks_are_refused_and_nothing_is_assigned(tmp_path) -> None:
     path = tmp_path / "state.npz"
     save_checkpoint(path, variables(3), {})
