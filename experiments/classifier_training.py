@@ -22,7 +22,7 @@ from experiments.results_folder import ResultsFolder
 from keras_git import backend
 from keras_git.errors import InputError
 
-_AUGMENTATIONS = {
+AUGMENTATIONS = {
     "none": None,
     "flip": kg.data.RandomCropFlip(crop=False),
     "crop_flip": kg.data.RandomCropFlip(),
@@ -248,7 +248,7 @@ class ClassifierTrainer:
             dataset,
             method.sampler(self.dataset.labels, seed, config.defer_epoch),
             config.batch_size,
-            augmentation=_AUGMENTATIONS[config.augmentation],
+            augmentation=AUGMENTATIONS[config.augmentation],
             seed=seed,
             drop_remainder=config.drop_remainder,
             transform=transform,
@@ -269,7 +269,7 @@ class ClassifierTrainer:
             dataset,
             sampler,
             max(int(config.generated_fraction * config.batch_size), 1),
-            augmentation=_AUGMENTATIONS[augmentation],
+            augmentation=AUGMENTATIONS[augmentation],
             seed=seed,
             drop_remainder=True,
         )

@@ -7,12 +7,13 @@ from keras_git.layers.normalization import (
     ReceptiveFieldNormalization,
     SampleNormalization,
 )
-from keras_git.layers.whitened import Whitened
+from keras_git.layers.whitened import FEATURE_NORMALIZATIONS, Whitened
 from keras_git.layers.whitened_conv import WhitenedConv2D
 from keras_git.layers.whitened_conv_transpose import WhitenedConv2DTranspose
 from keras_git.layers.whitened_dense import WhitenedDense
 
 __all__ = [
+    "FEATURE_NORMALIZATIONS",
     "L1Normalization",
     "ReceptiveFieldNormalization",
     "SampleNormalization",

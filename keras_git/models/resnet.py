@@ -11,17 +11,9 @@ from keras import layers, ops
 
 from keras_git.errors import InputError
 from keras_git.models import _blocks
+from keras_git.models.normalized_convolution import Whitening, convolution_unit
 
-BATCH_NORM_MOMENTUM = 0.9
-BATCH_NORM_EPSILON = 1e-5
 HEADS = ("linear", "cosine")
-
-
-def batch_normalization(x: Any, name: str) -> Any:
-    """Batch normalization with the conventions of the original (momentum .9, epsilon 1e-5)."""
-    return layers.BatchNormalization(
-        momentum=BATCH_NORM_MOMENTUM, epsilon=BATCH_NORM_EPSILON, name=name
-    )(x)
 
 
 def cosine_head(x: Any, num_classes: int, seed: int | None, name: str) -> Any:
@@ -60,6 +52,8 @@ def resnet(
     width: int = 16,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
+    whitening: Whitening = False,
+    feature_normalization: str | None = None,
     seed: int | None = None,
     name: str = "classifier",
 ) -> keras.Model:
@@ -80,6 +74,11 @@ def resnet(
         mean: Channel means in [0, 1] units. With mean and std the network takes images 0..255;
             without them it takes images that are normalized already.
         std: Channel standard deviations in [0, 1] units.
+        whitening: False for batch normalization; True, or a mapping of arguments, for
+            `keras_git.layers.WhitenedConv2D` in its place. Such a network opens after
+            `import keras_git`; `keras_git.layers.fold` makes it plain.
+        feature_normalization: of the whitened convolutions: None, "sample", "l1" or
+            "receptive_field".
         seed: Seed of the initial weights; None draws fresh ones.
         name: Name of the model and prefix of its layers.
 
@@ -106,32 +105,19 @@ def resnet(
     _blocks.check_choice("head", head, HEADS)
     shape = _blocks.check_image_shape(input_shape, smallest=8)
 
-    def conv(x: Any, filters: int, strides: int, layer: str) -> Any:
-        return _blocks.convolution(
-            x,
-            filters,
-            3,
-            strides=strides,
-            use_bias=False,
-            kernel_initializer=_blocks.he_normal(seed, layer),
-            name=layer,
-        )
-
+    conv = convolution_unit(whitening, feature_normalization, seed)
     inputs = keras.Input(shape, name=f"{name}_images")
     x = _blocks.image_normalization(inputs, mean, std, shape[-1], name)
-    x = conv(x, width, 1, f"{name}_stem_conv")
-    x = batch_normalization(x, f"{name}_stem_bn")
+    x = conv(x, width, 3, 1, f"{name}_stem_conv", f"{name}_stem_bn")
     x = layers.ReLU(name=f"{name}_stem_relu")(x)
     for stage in range(3):
         filters = width * 2**stage
         for block in range((depth - 2) // 6):
             prefix = f"{name}_stage{stage + 1}_block{block}"
             strides = 2 if stage > 0 and block == 0 else 1
-            y = conv(x, filters, strides, f"{prefix}_conv1")
-            y = batch_normalization(y, f"{prefix}_bn1")
+            y = conv(x, filters, 3, strides, f"{prefix}_conv1", f"{prefix}_bn1")
             y = layers.ReLU(name=f"{prefix}_relu1")(y)
-            y = conv(y, filters, 1, f"{prefix}_conv2")
-            y = batch_normalization(y, f"{prefix}_bn2")
+            y = conv(y, filters, 3, 1, f"{prefix}_conv2", f"{prefix}_bn2")
             if strides == 2:
                 side = filters // 4
                 x = ops.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (side, side)))
