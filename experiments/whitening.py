@@ -1,6 +1,6 @@
 """Whitened layers against batch normalization: learning rates, batch sizes, seconds, invariance.
 
-    python -m experiments.whitening --flagfile=experiments/flagfiles/whitening_cpu.cfg --data_dir=DIR
+    python -m experiments.whitening --flagfile=experiments/flagfiles/whitening_cpu.cfg
     python -m experiments.whitening --benchmark --output_dir=OUT
 
 Trains every network at every learning rate and batch size, on the balanced and on the long-tailed
