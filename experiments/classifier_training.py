@@ -61,9 +61,12 @@ def make_network(
         if head == "cosine":
             raise InputError("four_conv has no cosine head: use resnet for methods with ldam")
         return kg.models.four_conv(dataset.image_shape, dataset.num_classes, **arguments)
-    return kg.models.resnet(
-        dataset.image_shape, dataset.num_classes, config.depth, head=head, **arguments
-    )
+    arguments["whitening"] = config.whitening
+    arguments["feature_normalization"] = config.feature_normalization
+    make = kg.models.resnet
+    if config.architecture == "wide_resnet":
+        make = kg.models.wide_resnet
+    return make(dataset.image_shape, dataset.num_classes, config.depth, head=head, **arguments)
 
 
 def make_schedule(config: Any, steps_per_epoch: int) -> Any:

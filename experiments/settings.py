@@ -32,11 +32,17 @@ class TrainingConfig:
         ("erm", "drs", "git"), "Methods, each a name or a sum of names: " + ", ".join(NAMES) + "."
     )
     seeds: tuple[int, ...] = option((0,), "Seeds of initialization and batches.")
-    architecture: str = option("resnet", "Classifier.", ("resnet", "four_conv"))
+    architecture: str = option("resnet", "Classifier.", ("resnet", "wide_resnet", "four_conv"))
     width: int | None = option(
-        None, "Channels of the ResNet's first stage (default 16) or of FourConv (default 64)."
+        None, "Channels of the ResNet's first stage (default 16; wide: 64) or of FourConv (64)."
     )
-    depth: int = option(32, "Depth of the ResNet: 8, 14, 20, 32, 44, 56, 110.")
+    depth: int = option(32, "Depth of the ResNet: 8, 14, 20, 32, 44, 56, 110; wide: 18, 34, 50.")
+    whitening: bool = option(
+        False, "Whitened convolutions in the place of batch normalization (not for four_conv)."
+    )
+    feature_normalization: str | None = option(
+        None, "Of the whitened convolutions: " + ", ".join(kg.layers.FEATURE_NORMALIZATIONS) + "."
+    )
     epochs: int = option(200, "Epochs.")
     defer_epoch: int = option(160, "Epoch from which drs re-samples and drw re-weights.")
     first_decay_epoch: int | None = option(None, "Epoch of the first decay; default: defer_epoch.")
@@ -164,9 +170,11 @@ AnyLongTailConfig = TypeVar("AnyLongTailConfig", bound=LongTailConfig)
 
 def quick_training(config: AnyConfig) -> AnyConfig:
     """The same stages of training and measurement in seconds; the data stay as they are."""
+    wide = config.architecture == "wide_resnet"
     return dataclasses.replace(
         config,
-        depth=8,
+        depth=18 if wide else 8,
+        width=8 if wide else config.width,
         epochs=3,
         defer_epoch=1,
         first_decay_epoch=1,
@@ -223,6 +231,18 @@ def check_values(config: TrainingConfig) -> None:
                 raise InputError(f"--{name}={value}: use {least} or more")
     if config.architecture == "resnet" and (config.depth < 8 or (config.depth - 2) % 6):
         raise InputError(f"--depth={config.depth}: use 8, 14, 20, 32, 44, 56 or 110")
+    if config.architecture == "wide_resnet" and config.depth not in (18, 34, 50):
+        raise InputError(f"--depth={config.depth}: the wide ResNets have 18, 34 or 50")
+    if config.whitening and config.architecture == "four_conv":
+        raise InputError("--whitening: four_conv has no whitened form; use a ResNet")
+    known = kg.layers.FEATURE_NORMALIZATIONS
+    if config.feature_normalization is not None:
+        if config.feature_normalization not in known:
+            raise InputError(
+                f"--feature_normalization={config.feature_normalization}: use {', '.join(known)}"
+            )
+        if not config.whitening:
+            raise InputError("--feature_normalization belongs to --whitening: give both")
     if not 0.0 <= config.validation_fraction < 1.0:
         raise InputError(f"--validation_fraction={config.validation_fraction}: use 0 to below 1")
     if not 0.0 < config.generated_fraction <= 1.0:
@@ -303,6 +323,8 @@ def decisive_settings(config: TrainingConfig) -> dict[str, Any]:
     settings = dataclasses.asdict(config)
     for name in ("output_dir", "data_dir", "download", "cache_dir"):
         settings.pop(name, None)
+    if not config.whitening:  # as in folders from before there was any
+        del settings["whitening"], settings["feature_normalization"]
     if config.generator:
         settings["generator"] = hashlib.sha256(Path(config.generator).read_bytes()).hexdigest()
     return settings

@@ -325,13 +325,14 @@ def _classifiers(
             name = f"{method.key}_seed{seed}"
             folder.write_table(f"history_{name}.csv", HISTORY_COLUMNS, trained.history)
             measured = measurement.all(trained, method.logit_scale)
-            folder.save_model(trained.network, f"classifier_{name}")
+            _save_classifier(config, trained.network, name, folder)
             if trained.selected is not None:
                 with trained.selected_weights():
-                    folder.save_model(trained.network, f"classifier_{name}_selected")
+                    _save_classifier(config, trained.network, f"{name}_selected", folder)
             if config.export:
                 target = folder.models / f"classifier_{name}"
-                made = kg.export.export_classifier(trained.network, target, config.export)
+                plain = kg.layers.fold(trained.network) if config.whitening else trained.network
+                made = kg.export.export_classifier(plain, target, config.export)
                 for name_of_format, outcome in made.items():
                     logging.info("export %s: %s", name_of_format, outcome)
                 measured["export"] = {
@@ -339,6 +340,16 @@ def _classifiers(
                 }
             entry["seeds"][str(seed)] = measured
             folder.write_results(results)
+
+
+def _save_classifier(
+    config: TrainingConfig, network: keras.Model, name: str, folder: ResultsFolder
+) -> None:
+    """Saves a network of plain layers and, of a whitened one, also what was trained."""
+    if config.whitening:
+        folder.save_model(network, f"classifier_{name}_whitened")
+        network = kg.layers.fold(network)
+    folder.save_model(network, f"classifier_{name}")
 
 
 def finish(config: TrainingConfig, folder: ResultsFolder, results: dict[str, Any]) -> None:

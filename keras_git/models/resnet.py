@@ -2,45 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 from keras import layers, ops
 
 from keras_git.errors import InputError
 from keras_git.models import _blocks
+from keras_git.models.heads import HEADS, classifier_head
 from keras_git.models.normalized_convolution import Whitening, convolution_unit
-
-HEADS = ("linear", "cosine")
-
-
-def cosine_head(x: Any, num_classes: int, seed: int | None, name: str) -> Any:
-    """Cosines between the features and one weight vector per class, in [-1, 1]; no scale.
-
-    Weights start as U(-1, 1), each class vector then scaled to unit length; only their direction
-    matters for the output, but the length matters for the size of a gradient step.
-    """
-    # The weight matrix has to be divided by its column norms, and a Dense layer shows its weights
-    # only through its output: on the identity matrix that is the matrix itself. The identity is
-    # made from x because a functional graph starts at its inputs.
-    # Not ops.diag, which PyTorch cannot export to ONNX.
-    ones = ops.ones_like(ops.sum(x, axis=0))
-    identity = ops.triu(ops.tril(ones[:, None] * ones[None, :]))
-    dense = layers.Dense(
-        num_classes,
-        use_bias=False,
-        kernel_initializer=_blocks.uniform(1.0, seed, name),
-        name=name,
-    )
-    weights = dense(identity)
-    kernel = dense.kernel
-    norms = ops.norm(kernel, axis=0, keepdims=True)
-    kernel.assign(ops.convert_to_tensor(kernel) / ops.maximum(norms, 1e-12))
-    weights = layers.UnitNormalization(axis=0, name=f"{name}_unit_weights")(weights)
-    directions = layers.UnitNormalization(axis=-1, name=f"{name}_unit_features")(x)
-    return ops.matmul(directions, weights)
 
 
 def resnet(
@@ -124,13 +94,5 @@ def resnet(
             x = layers.Add(name=f"{prefix}_add")([y, x])
             x = layers.ReLU(name=f"{prefix}_relu2")(x)
     x = layers.GlobalAveragePooling2D(name=f"{name}_pool")(x)
-    if head == "cosine":
-        outputs = cosine_head(x, num_classes, seed, f"{name}_head")
-    else:
-        outputs = layers.Dense(
-            num_classes,
-            kernel_initializer=_blocks.he_normal(seed, f"{name}_head"),
-            bias_initializer=_blocks.uniform(1.0 / math.sqrt(4 * width), seed, f"{name}_head_bias"),
-            name=f"{name}_head",
-        )(x)
+    outputs = classifier_head(x, head, num_classes, seed, f"{name}_head")
     return keras.Model(inputs, outputs, name=name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from keras import layers
 
 from keras_git.errors import InputError
 from keras_git.models import _blocks
+from keras_git.models.heads import HEADS, classifier_head
 from keras_git.models.normalized_convolution import Whitening, convolution_unit
 
 STEMS = ("auto", "small", "large")
@@ -25,6 +25,7 @@ def wide_resnet(
     num_classes: int,
     depth: int = 18,
     *,
+    head: str = "linear",
     stem: str = "auto",
     width: int = 64,
     mean: float | Sequence[float] | None = None,
@@ -45,6 +46,8 @@ def wide_resnet(
             channels.
         num_classes: Number of classes, at least 2.
         depth: 18, 34 or 50.
+        head: "linear" (weights and bias), or "cosine" (normalized weights and features, logits in
+            [-1, 1], made for the LDAM loss).
         stem: "small", a 3x3 convolution; "large", a 7x7 convolution and max pooling, which halve
             the image twice; "auto", large from 96 pixels on.
         width: Channels of the first stage.
@@ -63,7 +66,7 @@ def wide_resnet(
         Functional model from float32 (N, height, width, channels) to logits (N, num_classes).
 
     Raises:
-        InputError: for an impossible depth, stem, width or shape.
+        InputError: for an impossible depth, head, stem, width or shape.
 
     Reference:
         He et al. (2016), "Deep residual learning for image recognition", table 1; whitened: Ye et
@@ -75,6 +78,7 @@ def wide_resnet(
     if num_classes < 2:
         raise InputError(f"num_classes is {num_classes}; it must be at least 2")
     _blocks.check_choice("stem", stem, STEMS)
+    _blocks.check_choice("head", head, HEADS)
     shape = _blocks.check_image_shape(input_shape, smallest=32 if stem == "large" else 8)
     large = stem == "large" or (stem == "auto" and min(shape[:2]) >= _LARGE_IMAGES)
     conv = convolution_unit(whitening, feature_normalization, seed)
@@ -112,10 +116,5 @@ def wide_resnet(
             x = layers.Add(name=f"{prefix}_add")([y, x])
             x = relu(x, f"{prefix}_relu{len(plan)}")
     x = layers.GlobalAveragePooling2D(name=f"{name}_pool")(x)
-    outputs = layers.Dense(
-        num_classes,
-        kernel_initializer=_blocks.uniform(1 / math.sqrt(x.shape[-1]), seed, f"{name}_head"),
-        bias_initializer=_blocks.uniform(1 / math.sqrt(x.shape[-1]), seed, f"{name}_head_bias"),
-        name=f"{name}_head",
-    )(x)
+    outputs = classifier_head(x, head, num_classes, seed, f"{name}_head")
     return keras.Model(inputs, outputs, name=name)
