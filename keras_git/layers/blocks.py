@@ -66,8 +66,16 @@ class ChannelBlocks:
     ) -> None:
         self._taps, self._groups, self._outputs = taps, groups, outputs
         self._block = effective_block_size(block_size, channels // groups)
+        self.num_channels = channels
         self.num_sets = channels // self._block
         self.num_features = taps * self._block
+
+    def spread(self, values: Any, by_tap: Any | None = None) -> Any:
+        """A value per channel `(C,)` for each feature, `(S, F)`; times a factor per tap."""
+        parts = ops.reshape(values, (self.num_sets, 1, self._block))
+        factors = ops.ones((self._taps,), parts.dtype) if by_tap is None else by_tap
+        parts = parts * ops.cast(ops.reshape(factors, (1, -1, 1)), parts.dtype)
+        return ops.reshape(parts, (self.num_sets, self.num_features))
 
     def rows(self, patches: Any) -> Any:
         parts = ops.reshape(patches, (-1, self._taps, self.num_sets, self._block))

@@ -1,4 +1,4 @@
-"""Mean and whitening matrix of the rows that a layer sees: of the batch, and running ones."""
+"""Mean and whitening matrix of the features that a layer sees: of the batch, and running ones."""
 
 from __future__ import annotations
 
@@ -6,84 +6,36 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_git.backend import num_replicas, replica_mean
+from keras_git.layers.blocks import Blocks, ChannelBlocks
 from keras_git.layers.inverse_sqrt import inverse_sqrt
 
 # A block whose mean variance is below this is constant: it is centred, not scaled.
 CONSTANT_VARIANCE = 1e-12
+# Above it, or not a number: the loss shows that, and the running statistics survive.
+_LARGEST_VARIANCE = 1e30
 
 
-def mean_and_covariance(rows: Any, pivot: Any | None = None) -> tuple[Any, Any]:
-    """Mean and biased covariance of each set of rows; of all replicas together under a strategy.
-
-    The products are of rows less a pivot, so that a large mean does not cancel the covariance.
-
-    Args:
-        rows: `(S, M, F)`.
-        pivot: `(S, F)`, any value near the mean that is the same on all replicas; by default the
-            mean of the rows.
-
-    Returns:
-        `(S, F)` and `(S, F, F)`.
-    """
-    number = ops.cast(ops.shape(rows)[1], rows.dtype)
-    if pivot is None:
-        pivot = ops.mean(rows, axis=1)
-    # neither result depends on the pivot, so its gradient is 0
-    pivot = ops.stop_gradient(pivot)
-    centred = rows - pivot[:, None, :]
-    mean = ops.mean(centred, axis=1)
-    moment = ops.matmul(ops.transpose(centred, (0, 2, 1)), centred) / number
-    mean, moment = replica_mean([mean, moment])
-    return mean + pivot, moment - mean[:, :, None] * mean[:, None, :]
-
-
-def with_ridge(covariance: Any, epsilon: float, relative: bool) -> Any:
-    """Covariance matrices `(S, F, F)` to be inverted.
+class _Statistics(keras.layers.Layer):
+    """State and update of statistics; a layer so that Keras saves it. Nothing in it is trained.
 
     Args:
-        covariance: positive semidefinite.
-        epsilon: what is added to the diagonal.
-        relative: whether epsilon is a part of the mean variance of the set; a set that is constant
-            then becomes the identity.
-    """
-    identity = ops.eye(covariance.shape[-1], dtype=covariance.dtype)
-    if not relative:
-        return covariance + epsilon * identity
-    trace = ops.trace(covariance, axis1=-2, axis2=-1)[..., None, None]
-    variance = trace / covariance.shape[-1]
-    # NaN and infinity count as constant too: the loss shows them, the statistics survive
-    alive = ops.logical_and(variance > CONSTANT_VARIANCE, variance < 1e30)
-    return ops.where(alive, covariance + epsilon * variance * identity, identity)
-
-
-class WhiteningStatistics(keras.layers.Layer):
-    """State and update of the statistics of a whitened layer; a layer so that Keras saves it.
-
-    Weights, none of them trained: `moving_mean` (S, F), `moving_whitening` (S, F, F), `steps` and
-    `updates` (integers).
-
-    Args:
-        num_sets: S.
-        num_features: F.
-        epsilon: ridge; see `with_ridge`.
+        blocks: the division of the features into S sets of F.
+        epsilon: ridge.
         iterations: of the inverse square root.
         momentum: share of the old running values in an update.
-        update_interval: training steps from one update to the next; in between, the running
-            values serve as constants.
-        freeze_iterations: None, or the original's schedule: an update in the first f steps of
-            every 10 f.
+        update_interval: training steps from one whitening matrix to the next.
+        freeze_iterations: None, or the original's schedule: matrices in the first f steps of every
+            10 f.
         differentiate: whether gradients flow through the statistics.
-        original: the original's rules: an absolute ridge, running values that start from 0 and the
-            identity and keep a part of that. Otherwise the first updates are plain averages.
     """
 
     def __init__(
         self,
-        num_sets: int,
-        num_features: int,
+        blocks: Blocks,
         *,
         epsilon: float,
         iterations: int,
@@ -91,97 +43,241 @@ class WhiteningStatistics(keras.layers.Layer):
         update_interval: int,
         freeze_iterations: int | None,
         differentiate: bool,
-        original: bool,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
-        self._shape = num_sets, num_features
+        self._shape = blocks.num_sets, blocks.num_features
         self._epsilon, self._iterations, self._momentum = epsilon, iterations, momentum
         self._interval, self._freeze_iterations = update_interval, freeze_iterations
-        self._differentiate, self._original = differentiate, original
+        self._differentiate = differentiate
 
-    def build(self) -> None:
-        sets, features = self._shape
+    def _add(self, name: str, shape: tuple[int, ...], initializer: Any, dtype: str) -> Any:
         # Replicas hold the same values, since what is averaged is global.
-        same = {"trainable": False, "autocast": False, "aggregation": "only_first_replica"}
-        dtype = "float64" if self.variable_dtype == "float64" else "float32"
-        self.moving_mean = self.add_weight(
-            name="moving_mean", shape=(sets, features), initializer="zeros", dtype=dtype, **same
-        )
-        self.moving_whitening = self.add_weight(
-            name="moving_whitening",
-            shape=(sets, features, features),
-            initializer=_identity,
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=initializer,
             dtype=dtype,
-            **same,
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
         )
-        self.steps = self.add_weight(
-            name="steps", shape=(), initializer="zeros", dtype="int32", **same
+
+    @property
+    def _wide(self) -> str:
+        return "float64" if self.variable_dtype == "float64" else "float32"
+
+    def _build_state(self, mean_shape: tuple[int, ...]) -> None:
+        sets, features = self._shape
+        self.moving_mean = self._add("moving_mean", mean_shape, "zeros", self._wide)
+        self.moving_whitening = self._add(
+            "moving_whitening", (sets, features, features), _identity, self._wide
         )
-        self.updates = self.add_weight(
-            name="updates", shape=(), initializer="zeros", dtype="int32", **same
-        )
+        self.steps = self._add("steps", (), "zeros", "int32")
+        self.updates = self._add("updates", (), "zeros", "int32")
         self.built = True
 
-    def current(self, rows: Callable[[], Any], training: bool) -> tuple[Any, Any]:
-        """What whitens the input of this call; in training, an update if one is due.
-
-        Args:
-            rows: gives the rows `(S, M, F)`; called only where they may be needed.
-            training: False takes the running values.
-
-        Returns:
-            mean `(S, F)` and whitening matrices `(S, F, F)`.
-        """
-        running = (
-            ops.convert_to_tensor(self.moving_mean),
-            ops.convert_to_tensor(self.moving_whitening),
-        )
-        if not training or not self.trainable:
-            return running
-        always = self._interval == 1 and self._freeze_iterations is None
-        if always:
-            due = ops.convert_to_tensor(True)
-            found = self._of_batch(rows(), running[0])
-        else:
-            due = self._due()
-            if num_replicas() > 1:
-                # no reduction over replicas can stand inside a condition
-                batch = self._of_batch(rows(), running[0])
-                found = tuple(ops.where(due, b, r) for b, r in zip(batch, running, strict=True))
-            else:
-                found = ops.cond(due, lambda: self._of_batch(rows(), running[0]), lambda: running)
-        self._update(found, running, due)
-        return found
-
     def _due(self) -> Any:
+        """Whether this step computes whitening matrices."""
+        if self._interval == 1 and self._freeze_iterations is None:
+            return True
         step = ops.convert_to_tensor(self.steps)
         if self._freeze_iterations is not None:
             return (step + 1) % (10 * self._freeze_iterations) <= self._freeze_iterations
         return ops.equal(step % self._interval, 0)
 
-    def _of_batch(self, rows: Any, moving_mean: Any) -> tuple[Any, Any]:
-        if not self._differentiate:
-            rows = ops.stop_gradient(rows)
-        # Several replicas have no mean in common before the reduction; theirs is the running one.
-        pivot = moving_mean if num_replicas() > 1 else None
-        mean, covariance = mean_and_covariance(rows, pivot)
-        covariance = with_ridge(covariance, self._epsilon, relative=not self._original)
-        return mean, inverse_sqrt(covariance, self._iterations)
+    def _move(self, variable: Any, new: Any, weight: Any) -> None:
+        # the sum of two products, exact for a weight of 1 whatever the old value is
+        old = ops.convert_to_tensor(variable)
+        variable.assign(weight * ops.stop_gradient(new) + (1.0 - weight) * old)
 
-    def _update(self, found: tuple[Any, Any], running: tuple[Any, Any], due: Any) -> None:
+
+class WhiteningStatistics(_Statistics):
+    """Statistics of the careful rules.
+
+    Every training step takes mean and variance of each channel from the batch; the whitening
+    matrix is that of the features divided by their deviation. It changes slowly, so that a later
+    step may use the running one (`update_interval`), while mean and scale are always those of the
+    batch: with stale ones, activations grow without bound at high learning rates.
+
+    Weights: `moving_mean` and `moving_variance` (C,), `moving_whitening` (S, F, F), `steps`,
+    `updates`. Averages are plain until they would forget faster than the momentum asks.
+
+    Args:
+        blocks: the division of the features.
+        coverage: part of a kernel's positions in which each tap lies inside the image, `(taps,)`;
+            zeros outside belong to the data, and so to the mean.
+        by_channel: whether features are divided by the deviation of their channel, or all by that
+            of their block.
+        **kwargs: of all statistics.
+    """
+
+    def __init__(
+        self, blocks: ChannelBlocks, coverage: np.ndarray, by_channel: bool, **kwargs: Any
+    ) -> None:
+        super().__init__(blocks, **kwargs)
+        self._blocks, self._coverage, self._by_channel = blocks, coverage, by_channel
+
+    def build(self) -> None:
+        channels = (self._blocks.num_channels,)
+        self._build_state(channels)
+        self.moving_variance = self._add("moving_variance", channels, "ones", self._wide)
+
+    def current(
+        self, values: Callable[[], Any], rows: Callable[[], Any], training: bool
+    ) -> tuple[Any, Any]:
+        """What whitens the input of this call; in training the statistics are updated.
+
+        Args:
+            values: gives the input, `(..., C)`.
+            rows: gives the features of sampled positions, `(S, M, F)`.
+            training: False takes the running values.
+
+        Returns:
+            mean `(S, F)` and matrices `(S, F, F)`, by which a kernel is multiplied.
+        """
+        matrix = ops.convert_to_tensor(self.moving_whitening)
+        if not training or not self.trainable:
+            mean = ops.convert_to_tensor(self.moving_mean)
+            variance = ops.convert_to_tensor(self.moving_variance)
+            return self._product(mean, variance, matrix)
+        stop = (lambda x: x) if self._differentiate else ops.stop_gradient
+        inputs = stop(values())
+        axes = tuple(range(len(inputs.shape) - 1))
+        # Products are of differences to a pivot, so that a large mean does not cancel them. It is
+        # the same on all replicas, which have no mean in common before the one reduction.
+        several = num_replicas() > 1
+        pivot = ops.convert_to_tensor(self.moving_mean) if several else ops.mean(inputs, axes)
+        pivot = ops.stop_gradient(pivot)
+        centred = inputs - pivot
+        moments = [ops.mean(centred, axes), ops.mean(ops.square(centred), axes)]
+        shift = self._blocks.spread(pivot)
+
+        def of_rows() -> list[Any]:
+            moved = stop(rows()) - shift[:, None, :]
+            number = ops.cast(ops.shape(moved)[1], moved.dtype)
+            product = ops.matmul(ops.transpose(moved, (0, 2, 1)), moved) / number
+            return [ops.mean(moved, axis=1), product]
+
+        def whitened(first: Any, product: Any) -> Any:
+            difference = self._spread_mean(mean) - shift
+            crossed = first[:, :, None] * difference[:, None, :]
+            product = product - crossed - ops.transpose(crossed, (0, 2, 1))
+            product = product + difference[:, :, None] * difference[:, None, :]
+            return self._inverse_root(product, variance)
+
+        due = self._due()
+        found: list[Any] = []
+        if several:
+            # no reduction over replicas can stand inside a condition
+            *moments, first, product = replica_mean([*moments, *of_rows()])
+            found = [first, product]
+        mean = pivot + moments[0]
+        variance = moments[1] - ops.square(moments[0])
+        if due is True:
+            matrix = whitened(*(found or of_rows()))
+        elif several:
+            matrix = ops.where(due, whitened(*found), matrix)
+        else:
+            old = matrix
+            matrix = ops.cond(due, lambda: whitened(*of_rows()), lambda: old)
+        self._update(mean, variance, matrix, due)
+        return self._product(mean, variance, matrix)
+
+    def _spread_mean(self, mean: Any) -> Any:
+        return self._blocks.spread(mean, self._coverage)
+
+    def _deviation(self, variance: Any) -> tuple[Any, Any]:
+        """Of each feature `(S, F)`, never near 0; and whether a set is alive `(S, 1)`."""
+        by_block = ops.reshape(variance, (self._shape[0], -1))
+        whole = ops.mean(by_block, axis=1, keepdims=True)
+        alive = ops.logical_and(whole > CONSTANT_VARIANCE, whole < _LARGEST_VARIANCE)
+        if not self._by_channel:
+            by_block = ops.broadcast_to(whole, ops.shape(by_block))
+            floored = by_block
+        else:
+            floored = ops.maximum(by_block, 0.0) + self._epsilon * whole
+        deviation = ops.sqrt(ops.where(alive, floored, ops.ones_like(floored)))
+        return self._blocks.spread(ops.reshape(deviation, (-1,))), alive
+
+    def _inverse_root(self, product: Any, variance: Any) -> Any:
+        """Whitening matrices of the features divided by their deviation."""
+        deviation, alive = self._deviation(variance)
+        correlation = product / (deviation[:, :, None] * deviation[:, None, :])
+        identity = ops.eye(product.shape[-1], dtype=product.dtype)
+        correlation = correlation + self._epsilon * identity
+        return inverse_sqrt(ops.where(alive[:, :, None], correlation, identity), self._iterations)
+
+    def _product(self, mean: Any, variance: Any, matrix: Any) -> tuple[Any, Any]:
+        deviation, _ = self._deviation(variance)
+        return self._spread_mean(mean), matrix / deviation[:, :, None]
+
+    def _update(self, mean: Any, variance: Any, matrix: Any, due: Any) -> None:
+        def weight(number: Any) -> Any:
+            count = ops.cast(ops.convert_to_tensor(number), self._wide)
+            return ops.maximum(1.0 - self._momentum, 1.0 / (count + 1.0))
+
+        finite = ops.cast(ops.all(ops.isfinite(mean + variance)), self._wide)
+        scale = weight(self.steps) * finite
+        self._move(self.moving_mean, ops.where(finite > 0, mean, 0.0), scale)
+        self._move(self.moving_variance, ops.where(finite > 0, variance, 0.0), scale)
+        if due is True:
+            self._move(self.moving_whitening, matrix, weight(self.updates))
+            self.updates.assign_add(1)
+        else:
+            due = ops.cast(due, self._wide)
+            self._move(self.moving_whitening, matrix, weight(self.updates) * due)
+            self.updates.assign_add(ops.cast(due, "int32"))
         self.steps.assign_add(1)
-        dtype = self.moving_mean.dtype
-        weight = ops.cast(1.0 - self._momentum, dtype)
-        if not self._original:
-            number = ops.cast(ops.convert_to_tensor(self.updates), dtype)
-            weight = ops.maximum(weight, 1.0 / (number + 1.0))
-        weight = ops.cast(due, dtype) * weight
-        variables = (self.moving_mean, self.moving_whitening)
-        for variable, new, old in zip(variables, found, running, strict=True):
-            # the sum of two products, exact for a weight of 1 whatever the old value is
-            variable.assign(weight * ops.stop_gradient(new) + (1.0 - weight) * old)
+
+
+class OriginalStatistics(_Statistics):
+    """Statistics of the original program: an absolute ridge, running values that keep a rest of
+    their start at 0 and the identity, stale values as they are between updates.
+
+    Weights: `moving_mean` (S, F), `moving_whitening` (S, F, F), `steps`, `updates`.
+    """
+
+    def build(self) -> None:
+        self._build_state(self._shape)
+
+    def current(
+        self, values: Callable[[], Any], rows: Callable[[], Any], training: bool
+    ) -> tuple[Any, Any]:
+        """As in `WhiteningStatistics`; the values are not used."""
+        del values
+        mean = ops.convert_to_tensor(self.moving_mean)
+        matrix = ops.convert_to_tensor(self.moving_whitening)
+        if not training or not self.trainable:
+            return mean, matrix
+
+        def of_batch() -> tuple[Any, Any]:
+            features = rows() if self._differentiate else ops.stop_gradient(rows())
+            several = num_replicas() > 1
+            # as in `WhiteningStatistics`
+            pivot = ops.stop_gradient(mean if several else ops.mean(features, axis=1))
+            moved = features - pivot[:, None, :]
+            number = ops.cast(ops.shape(moved)[1], moved.dtype)
+            product = ops.matmul(ops.transpose(moved, (0, 2, 1)), moved) / number
+            first, product = replica_mean([ops.mean(moved, axis=1), product])
+            product = product - first[:, :, None] * first[:, None, :]
+            ridge = self._epsilon * ops.eye(product.shape[-1], dtype=product.dtype)
+            return first + pivot, inverse_sqrt(product + ridge, self._iterations)
+
+        due = self._due()
+        old = mean, matrix
+        if due is True:
+            found = of_batch()
+        elif num_replicas() > 1:
+            found = tuple(ops.where(due, a, b) for a, b in zip(of_batch(), old, strict=True))
+        else:
+            found = ops.cond(due, of_batch, lambda: old)
+        weight = ops.cast(due, self._wide) * (1.0 - self._momentum)
+        self._move(self.moving_mean, found[0], weight)
+        self._move(self.moving_whitening, found[1], weight)
         self.updates.assign_add(ops.cast(due, "int32"))
+        self.steps.assign_add(1)
+        return found[0], found[1]
 
 
 def _identity(shape: Any, dtype: Any = None) -> Any:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_git.errors import InputError
-from keras_git.layers.blocks import Blocks
+from keras_git.layers.blocks import Blocks, ChannelBlocks
 from keras_git.layers.normalization import l1_normalized, sample_normalized
-from keras_git.layers.statistics import WhiteningStatistics
+from keras_git.layers.statistics import OriginalStatistics, WhiteningStatistics
 
 RULES = ("careful", "original")
+STANDARDIZATIONS = ("channel", "block")
+# Of the careful rules: as good as 1 in steps to a loss, at a fraction of the time (BUILD_NOTES.md).
+UPDATE_INTERVAL = 4
 FEATURE_NORMALIZATIONS = ("sample", "l1", "receptive_field")
 # Of the careful rules; the original adds the layer's own epsilon.
 NORMALIZATION_EPSILON = 1e-7
@@ -23,18 +26,21 @@ class Whitened(keras.layers.Layer):
     """Mix-in in front of a Keras layer with `kernel` and `bias`: whitens the layer's input.
 
     The input x is replaced by ``D (x - mean)`` with ``D = (covariance + ridge) ** -0.5``, which is
-    not computed: kernel and bias of the layer are multiplied instead. In training, mean and
-    covariance are those of the batch and gradients flow through them; in inference, running ones.
+    not computed: kernel and bias of the layer are multiplied instead. In training the statistics
+    are those of the batch and gradients flow through them; in inference, running ones.
 
     Args:
-        block_size: channels whitened together; see `keras_git.layers.blocks`.
+        block_size: channels whitened together, see `keras_git.layers.blocks`; by default 16, of
+            dense layers 64 (rules "original": 64 and 512).
         epsilon: ridge, as a part of the features' mean variance (rules "original": absolute).
         iterations: Newton-Schulz steps; few of them leave small eigenvalues damped. More than 7
             need many more rows than features.
         momentum: share of the old running statistics in an update.
         sampling_stride: statistics are taken at every so many positions of the convolution, in both
             directions; the careful rules sample at least 3 by 3 positions where there are.
-        update_interval: training steps from one update of the statistics to the next.
+        update_interval: training steps from one whitening matrix to the next, by default 4 (rules
+            "original": 1). Mean and scale are
+            those of the batch in every step; the rules "original" keep all as it was.
         frozen: running statistics also in training, without updates; may be set at any time before
             a model is compiled. ``trainable = False`` implies it.
         freeze_iterations: None, or f for the original's schedule, updates in the first f of every
@@ -42,6 +48,10 @@ class Whitened(keras.layers.Layer):
         differentiate_statistics: whether gradients flow through mean and covariance.
         feature_normalization: None, "sample", "l1" (see the layers of these names) or
             "receptive_field" (convolutions only).
+        standardization: what features are divided by before the whitening matrix is computed, the
+            deviation of their "block" or of their "channel". By block, the matrix is the symmetric
+            one (ZCA) of the features as they are; by channel, the scale of single channels is
+            undone whatever the iterations. Not for the rules "original".
         rules: "careful", or "original" for the original program's division into blocks, sampling,
             ridge and running statistics.
 
@@ -49,19 +59,23 @@ class Whitened(keras.layers.Layer):
         InputError: an impossible value.
     """
 
+    # Channels whitened together, by the rules.
+    default_block_sizes: ClassVar[dict[str, int]] = {"careful": 16, "original": 64}
+
     def __init__(
         self,
         *args: Any,
-        block_size: int,
+        block_size: int | None = None,
         epsilon: float = 1e-5,
         iterations: int = 5,
         momentum: float = 0.9,
         sampling_stride: int = 3,
-        update_interval: int = 1,
+        update_interval: int | None = None,
         frozen: bool = False,
         freeze_iterations: int | None = None,
         differentiate_statistics: bool = True,
         feature_normalization: str | None = None,
+        standardization: str = "block",
         rules: str = "careful",
         **kwargs: Any,
     ) -> None:
@@ -71,6 +85,12 @@ class Whitened(keras.layers.Layer):
         # The kernel is whitened in float32 whatever the layer computes in, so nothing is cast
         # behind its back.
         super().__init__(*args, autocast=False, **kwargs)
+        if rules not in RULES:
+            raise InputError(f"rules is {rules!r}; allowed: {', '.join(RULES)}")
+        if block_size is None:
+            block_size = self.default_block_sizes[rules]
+        if update_interval is None:
+            update_interval = 1 if rules == "original" else UPDATE_INTERVAL
         for name, value, least in (
             ("block_size", block_size, 1),
             ("iterations", iterations, 1),
@@ -89,36 +109,49 @@ class Whitened(keras.layers.Layer):
                 f"feature_normalization is {feature_normalization!r}; allowed: None, "
                 f"{', '.join(FEATURE_NORMALIZATIONS)}"
             )
-        if rules not in RULES:
-            raise InputError(f"rules is {rules!r}; allowed: {', '.join(RULES)}")
+        if standardization not in STANDARDIZATIONS:
+            raise InputError(
+                f"standardization is {standardization!r}; allowed: {', '.join(STANDARDIZATIONS)}"
+            )
         self.block_size, self.epsilon, self.iterations = int(block_size), float(epsilon), iterations
         self.momentum, self.sampling_stride = float(momentum), int(sampling_stride)
         self.update_interval, self.frozen = int(update_interval), bool(frozen)
         self.freeze_iterations = freeze_iterations
         self.differentiate_statistics = bool(differentiate_statistics)
         self.feature_normalization, self.rules = feature_normalization, rules
+        self.standardization = standardization
 
     @property
     def original(self) -> bool:
         """Whether the original program's rules hold."""
         return self.rules == "original"
 
-    def _build_statistics(self, blocks: Blocks) -> None:
+    def _build_statistics(self, blocks: Blocks, coverage: Any = None) -> None:
+        """Makes the state; `coverage` `(taps,)` is that of `WhiteningStatistics`, default 1."""
         self._blocks = blocks
-        self.statistics = WhiteningStatistics(
-            blocks.num_sets,
-            blocks.num_features,
-            epsilon=self.epsilon,
-            iterations=self.iterations,
-            momentum=self.momentum,
-            update_interval=self.update_interval,
-            freeze_iterations=self.freeze_iterations,
-            differentiate=self.differentiate_statistics,
-            original=self.original,
-            dtype=self.dtype_policy,
-            name="statistics",
-        )
+        options: dict[str, Any] = {
+            "epsilon": self.epsilon,
+            "iterations": self.iterations,
+            "momentum": self.momentum,
+            "update_interval": self.update_interval,
+            "freeze_iterations": self.freeze_iterations,
+            "differentiate": self.differentiate_statistics,
+            "dtype": self.dtype_policy,
+            "name": "statistics",
+        }
+        self.statistics: OriginalStatistics | WhiteningStatistics
+        if isinstance(blocks, ChannelBlocks):
+            taps = blocks.num_features * blocks.num_sets // blocks.num_channels
+            coverage = np.ones(taps) if coverage is None else coverage
+            by_channel = self.standardization == "channel"
+            self.statistics = WhiteningStatistics(blocks, coverage, by_channel, **options)
+        else:
+            self.statistics = OriginalStatistics(blocks, **options)
         self.statistics.build()
+
+    def _running(self) -> tuple[Any, Any]:
+        """Mean and matrices of inference."""
+        return self.statistics.current(lambda: None, lambda: None, False)
 
     @property
     def _wide(self) -> str:
@@ -164,6 +197,7 @@ class Whitened(keras.layers.Layer):
             "freeze_iterations": self.freeze_iterations,
             "differentiate_statistics": self.differentiate_statistics,
             "feature_normalization": self.feature_normalization,
+            "standardization": self.standardization,
             "rules": self.rules,
         }
 

@@ -46,11 +46,6 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
     al., "Network Deconvolution", 2020.
     """
 
-    def __init__(
-        self, filters: int, kernel_size: Any, *args: Any, block_size: int = 64, **kwargs: Any
-    ) -> None:
-        super().__init__(filters, kernel_size, *args, block_size=block_size, **kwargs)
-
     def build(self, input_shape: Any) -> None:
         super().build(input_shape)
         first = self.data_format == "channels_first"
@@ -63,7 +58,7 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         blocks: Blocks = kind(
             math.prod(self.kernel_size), channels, self.filters, self.groups, self.block_size
         )
-        self._build_statistics(blocks)
+        self._build_statistics(blocks, self._coverage())
 
     @property
     def symmetric_padding(self) -> list[tuple[int, int]] | None:
@@ -98,6 +93,7 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         x = self.normalized(inputs)
         local = self.local_moments(x)
         mean, whitening = self.statistics.current(
+            lambda: self._values(x, local),
             lambda: self._blocks.rows(self._windows(self._wide_images(x), local)),
             self._updating(training),
         )
@@ -115,6 +111,33 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
             bias = bias - centre * sums
         outputs = outputs + ops.cast(bias, outputs.dtype)
         return outputs if self.activation is None else self.activation(outputs)
+
+    def _coverage(self) -> np.ndarray:
+        """Part of the positions in which each tap lies inside the image, `(taps,)`."""
+        if self.feature_normalization == "receptive_field":
+            return np.ones(math.prod(self.kernel_size))  # zeros are standardized like pixels
+        by_axis = []
+        for size, extent, pair, stride, taps, rate in zip(
+            self._sizes,
+            self._extents,
+            self._padding,
+            self.strides,
+            self.kernel_size,
+            self.dilation_rate,
+            strict=True,
+        ):
+            if size is None:
+                by_axis.append(np.ones(taps))
+                continue
+            positions = np.arange((size + sum(pair) - extent) // stride + 1) * stride - pair[0]
+            places = positions[:, None] + np.arange(taps) * rate
+            by_axis.append(((places >= 0) & (places < size)).mean(axis=0))
+        return np.outer(*by_axis).reshape(-1)
+
+    def _values(self, x: Any, local: tuple[Any, Any] | None) -> Any:
+        """The input of which channel statistics are taken."""
+        images = self._wide_images(x)
+        return images if local is None else (images - local[0]) / local[1]
 
     def _wide_images(self, x: Any) -> Any:
         """Channels last, in the dtype of the statistics."""
@@ -227,7 +250,7 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
 
     def folded_weights(self) -> tuple[np.ndarray, np.ndarray]:
         """Kernel and bias of the `Conv2D` that computes the same in inference."""
-        mean, whitening = self.statistics.current(lambda: None, False)
+        mean, whitening = self._running()
         kernel, offset = self._folded(mean, whitening)
         bias = -offset if self.bias is None else ops.cast(self.bias, self._wide) - offset
         return ops.convert_to_numpy(kernel), ops.convert_to_numpy(bias)

@@ -34,10 +34,8 @@ class WhitenedConv2DTranspose(Whitened, keras.layers.Conv2DTranspose):
     Reference: Ye et al., "Exploiting Invariance in Training Deep Neural Networks", 2021.
     """
 
-    def __init__(
-        self, filters: int, kernel_size: Any, *args: Any, block_size: int = 64, **kwargs: Any
-    ) -> None:
-        super().__init__(filters, kernel_size, *args, block_size=block_size, **kwargs)
+    def __init__(self, filters: int, kernel_size: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(filters, kernel_size, *args, **kwargs)
         if self.feature_normalization == "receptive_field":
             raise InputError(
                 "feature_normalization is 'receptive_field', which transposed convolutions do not "
@@ -68,6 +66,7 @@ class WhitenedConv2DTranspose(Whitened, keras.layers.Conv2DTranspose):
         x = self.normalized(inputs)
         last = x if self.data_format == "channels_last" else ops.transpose(x, (0, 2, 3, 1))
         mean, whitening = self.statistics.current(
+            lambda: ops.cast(last, self._wide),
             lambda: self._blocks.rows(self._windows(ops.cast(last, self._wide))),
             self._updating(training),
         )
@@ -128,7 +127,7 @@ class WhitenedConv2DTranspose(Whitened, keras.layers.Conv2DTranspose):
 
     def folded_weights(self) -> tuple[np.ndarray, ...]:
         """Kernel, bias (0 without one) and what is subtracted from the input's channels."""
-        mean, whitening = self.statistics.current(lambda: None, False)
+        mean, whitening = self._running()
         kernel, bias = self._folded(mean, whitening)
         kernel = ops.convert_to_numpy(kernel)
         subtracted = np.zeros(kernel.shape[-1], kernel.dtype)

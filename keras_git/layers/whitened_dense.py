@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -28,8 +28,10 @@ class WhitenedDense(Whitened, keras.layers.Dense):
     Reference: Ye et al., "Exploiting Invariance in Training Deep Neural Networks", 2021.
     """
 
-    def __init__(self, units: int, *args: Any, block_size: int = 512, **kwargs: Any) -> None:
-        super().__init__(units, *args, block_size=block_size, **kwargs)
+    default_block_sizes: ClassVar[dict[str, int]] = {"careful": 64, "original": 512}
+
+    def __init__(self, units: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(units, *args, **kwargs)
         if self.feature_normalization == "receptive_field":
             raise InputError(
                 "feature_normalization is 'receptive_field', which dense layers do not have; use "
@@ -50,6 +52,7 @@ class WhitenedDense(Whitened, keras.layers.Dense):
     def call(self, inputs: Any, training: Any = None) -> Any:
         x = self.normalized(inputs)
         mean, whitening = self.statistics.current(
+            lambda: ops.cast(x, self._wide),
             lambda: self._blocks.rows(ops.reshape(ops.cast(x, self._wide), (-1, 1, x.shape[-1]))),
             self._updating(training),
         )
@@ -66,5 +69,5 @@ class WhitenedDense(Whitened, keras.layers.Dense):
 
     def folded_weights(self) -> tuple[np.ndarray, np.ndarray]:
         """Kernel and bias of the `Dense` that computes the same in inference."""
-        kernel, bias = self._folded(*self.statistics.current(lambda: None, False))
+        kernel, bias = self._folded(*self._running())
         return ops.convert_to_numpy(kernel), ops.convert_to_numpy(bias)

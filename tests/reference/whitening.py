@@ -210,10 +210,10 @@ def dense_family(arrays: Arrays, config: dict) -> Iterator[Check]:
     yield Check("output_eval", outputs, "rel", _OUTPUT)
 
 
-def _transposed(arrays: Arrays, rules: str) -> tuple[Any, Any]:
+def _transposed(arrays: Arrays, rules: str, **changes: Any) -> tuple[Any, Any]:
     """A whitened transposed convolution without padding, and the outputs cut to the padding."""
     options, weight = _options(arrays), arrays["weight"]
-    whitening = {**options["whitening"], "rules": rules}
+    whitening = {**options["whitening"], "rules": rules, **changes}
     padding, stride = options["padding"], options["stride"]
     size = weight.shape[2:]
     same = rules == "original" and stride == 1 and all(padding == (k - 1) // 2 for k in size)
@@ -248,13 +248,18 @@ def original_transposed_family(arrays: Arrays, config: dict) -> Iterator[Check]:
 def recommended_transposed_family(arrays: Arrays, config: dict) -> Iterator[Check]:
     """The careful transposed layer; its reference has an absolute ridge."""
     del config
-    layer, call = _transposed(arrays, "careful")
-    layer.statistics._original = True  # the ridge; the first update is then a tenth
-    layer.statistics._momentum = 0.0
+    # One ridge for all blocks: a part of the variance of each block here, so block by block.
+    variances = arrays["input"].var(axis=(0, 2, 3))
+    layer, call = _transposed(arrays, "careful", standardization="block", momentum=0.0)
+    blocks = variances.reshape(layer.statistics.moving_whitening.shape[0], -1)
+    ridge = (layer.epsilon / blocks.mean(axis=1)).astype("float32")
+    layer.statistics._epsilon = ops.convert_to_tensor(ridge[:, None, None])
     yield Check("output_train", call(arrays["input"], True), "rel", _OUTPUT)
     mean = ops.convert_to_numpy(layer.statistics.moving_mean)
+    yield Check("batch_mean", mean, "rel", _OUTPUT)
+    deviation = np.sqrt(variances.reshape(len(ridge), -1).mean(axis=1))
     matrix = ops.convert_to_numpy(layer.statistics.moving_whitening)
-    yield Check("batch_mean", mean.reshape(-1), "rel", _OUTPUT)
+    matrix = matrix / deviation[:, None, None]
     yield Check("batch_isqrt_per_block", matrix, "rel", _OUTPUT)
 
 
