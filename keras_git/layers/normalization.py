@@ -22,10 +22,21 @@ def _axes(x: Any) -> tuple[int, ...]:
 def sample_moments(x: Any) -> tuple[Any, Any]:
     """Mean and unbiased standard deviation over the features of a sample."""
     axes = _axes(x)
-    number = math.prod(x.shape[axis] for axis in axes)
     mean = ops.mean(x, axis=axes, keepdims=True)
-    squares = ops.sum(ops.square(x - mean), axis=axes, keepdims=True)
-    return mean, ops.sqrt(ops.maximum(squares / max(number - 1, 1), _TINY))
+    # The rest that rounding leaves, or a constant sample would be divided by it.
+    mean = mean + ops.mean(x - mean, axis=axes, keepdims=True)
+    variance = ops.mean(ops.square(x - mean), axis=axes, keepdims=True)
+    return mean, ops.sqrt(ops.maximum(variance * _unbiasing(x, axes), _TINY))
+
+
+def _unbiasing(x: Any, axes: tuple[int, ...]) -> Any:
+    """n / (n - 1) for n features, also where a size is unknown; 1 for a single feature."""
+    sizes = [x.shape[axis] for axis in axes]
+    if None not in sizes:
+        number = math.prod(sizes)
+        return number / max(number - 1, 1)
+    number = ops.sum(ops.ones_like(x[:1]))
+    return number / ops.maximum(number - 1.0, 1.0)
 
 
 def sample_normalized(x: Any, epsilon: float) -> Any:
@@ -39,7 +50,7 @@ def l1_normalized(x: Any, epsilon: float) -> Any:
     return x / (ops.mean(ops.absolute(x), axis=_axes(x), keepdims=True) + epsilon)
 
 
-class _Normalization(keras.layers.Layer):
+class SampleStatisticsLayer(keras.layers.Layer):
     """A layer without weights that computes in float32 (or float64) and keeps the dtype."""
 
     def __init__(self, epsilon: float, **kwargs: Any) -> None:
@@ -49,6 +60,10 @@ class _Normalization(keras.layers.Layer):
         self.epsilon = float(epsilon)
 
     def call(self, inputs: Any) -> Any:
+        return self.normalized(inputs)
+
+    def normalized(self, inputs: Any) -> Any:
+        """The output for tensors, or symbolically as plain operations."""
         wide = "float64" if self.compute_dtype == "float64" else "float32"
         return ops.cast(self._normalized(ops.cast(inputs, wide)), self.compute_dtype)
 
@@ -63,7 +78,7 @@ class _Normalization(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("keras_git")
-class SampleNormalization(_Normalization):
+class SampleNormalization(SampleStatisticsLayer):
     """Subtracts the mean of all features of a sample and divides by their standard deviation.
 
     ``(x - mean) / (std + epsilon)`` with the unbiased std; no parameters. Images `(N, H, W, C)`
@@ -88,7 +103,7 @@ class SampleNormalization(_Normalization):
 
 
 @keras.saving.register_keras_serializable("keras_git")
-class L1Normalization(_Normalization):
+class L1Normalization(SampleStatisticsLayer):
     """Divides by the mean absolute value of all features of a sample.
 
     ``x / (mean |x| + epsilon)``, not centred; no parameters. The features are those of
@@ -135,6 +150,7 @@ def box_sum(maps: Any, window: int) -> Any:
 
 
 def resized(maps: Any, height: int, width: int) -> Any:
+    """Bilinear, half-pixel centres, no antialiasing."""
     if tuple(maps.shape[1:3]) == (height, width):
         return maps
     return ops.image.resize(
@@ -147,7 +163,7 @@ def resized(maps: Any, height: int, width: int) -> Any:
 
 
 def box_moments(images: Any, window: int) -> tuple[Any, Any, Any]:
-    """Mean, mean square and number of pixels in the window around each pixel, all channels.
+    """Mean, variance and number of pixels in the window around each pixel, all channels.
 
     Args:
         images: `(N, H, W, C)`.
@@ -157,13 +173,16 @@ def box_moments(images: Any, window: int) -> tuple[Any, Any, Any]:
         Each `(N, H, W, 1)`, the number `(1, H, W, 1)`; pixels outside do not count.
     """
     number = box_sum(ops.ones_like(images[:1, :, :, :1]), window)
+    # Less the image's mean, or a large one would cancel the variance.
+    pivot = ops.stop_gradient(ops.mean(images, axis=(1, 2, 3), keepdims=True))
+    images = images - pivot
     mean = box_sum(ops.mean(images, axis=-1, keepdims=True), window) / number
     square = box_sum(ops.mean(ops.square(images), axis=-1, keepdims=True), window) / number
-    return mean, square, number
+    return mean + pivot, ops.maximum(square - ops.square(mean), 0.0), number
 
 
 @keras.saving.register_keras_serializable("keras_git")
-class ReceptiveFieldNormalization(_Normalization):
+class ReceptiveFieldNormalization(SampleStatisticsLayer):
     """Normalizes each pixel by mean and deviation of its neighbourhood, at several scales.
 
     At each scale, mean and standard deviation of all channels over a square window around every
@@ -213,8 +232,8 @@ class ReceptiveFieldNormalization(_Normalization):
             )
         if not rate > 1:
             raise InputError(f"rate is {rate!r}; it must be above 1")
-        if subsample < 1:
-            raise InputError(f"subsample is {subsample!r}; it must be 1 or more")
+        if int(subsample) != subsample or subsample < 1:
+            raise InputError(f"subsample is {subsample!r}; give a whole number of 1 or more")
         self.min_scale, self.max_scale, self.rate = float(min_scale), float(max_scale), float(rate)
         self.relative_epsilon, self.subsample = bool(relative_epsilon), int(subsample)
         self.coarse_to_fine = bool(coarse_to_fine)
@@ -275,8 +294,7 @@ class ReceptiveFieldNormalization(_Normalization):
         ):
             small = resized(x, height // self.subsample, width // self.subsample)
             side = window // self.subsample
-        mean, square, number = box_moments(small, side)
-        variance = ops.maximum(square - ops.square(mean), 0.0)
+        mean, variance, number = box_moments(small, side)
         gain = 1.0 / ops.sqrt(variance + self._epsilon_of(x))
         gain, offset = (
             resized(box_sum(values, side) / number, height, width)

@@ -11,7 +11,8 @@ from keras import ops
 from keras_git.backend import num_replicas, replica_mean
 from keras_git.layers.inverse_sqrt import inverse_sqrt
 
-# A block whose mean variance is below this is constant: it is centred, not scaled.
+# A set of features is constant, and so centred but not scaled, if its mean variance is below this,
+# or below this part of its mean square: there, float32 holds nothing but rounding.
 CONSTANT_VARIANCE = 1e-12
 
 
@@ -40,11 +41,12 @@ def mean_and_covariance(rows: Any, pivot: Any | None = None) -> tuple[Any, Any]:
     return mean + pivot, moment - mean[:, :, None] * mean[:, None, :]
 
 
-def with_ridge(covariance: Any, epsilon: float, relative: bool) -> Any:
+def with_ridge(covariance: Any, mean: Any, epsilon: float, relative: bool) -> Any:
     """Covariance matrices `(S, F, F)` to be inverted.
 
     Args:
         covariance: positive semidefinite.
+        mean: `(S, F)`, by whose size a constant set is told from a varying one.
         epsilon: what is added to the diagonal.
         relative: whether epsilon is a part of the mean variance of the set; a set that is constant
             then becomes the identity.
@@ -54,8 +56,10 @@ def with_ridge(covariance: Any, epsilon: float, relative: bool) -> Any:
         return covariance + epsilon * identity
     trace = ops.trace(covariance, axis1=-2, axis2=-1)[..., None, None]
     variance = trace / covariance.shape[-1]
-    # NaN and infinity count as constant too: the loss shows them, the statistics survive
-    alive = ops.logical_and(variance > CONSTANT_VARIANCE, variance < 1e30)
+    square = ops.mean(ops.square(ops.stop_gradient(mean)), axis=-1)[:, None, None]
+    least = CONSTANT_VARIANCE * ops.maximum(square, 1.0)
+    # NaN and infinity count as constant too; the mean carries them to the outputs
+    alive = ops.logical_and(variance > least, variance < 1e30)
     return ops.where(alive, covariance + epsilon * variance * identity, identity)
 
 
@@ -145,6 +149,8 @@ class WhiteningStatistics(keras.layers.Layer):
             found = self._of_batch(rows(), running[0])
         else:
             due = self._due()
+            # PyTorch writes to variables in place, which must not reach what a gradient needs
+            running = tuple(map(ops.copy, running))
             if num_replicas() > 1:
                 # no reduction over replicas can stand inside a condition
                 batch = self._of_batch(rows(), running[0])
@@ -166,7 +172,7 @@ class WhiteningStatistics(keras.layers.Layer):
         # Several replicas have no mean in common before the reduction; theirs is the running one.
         pivot = moving_mean if num_replicas() > 1 else None
         mean, covariance = mean_and_covariance(rows, pivot)
-        covariance = with_ridge(covariance, self._epsilon, relative=not self._original)
+        covariance = with_ridge(covariance, mean, self._epsilon, relative=not self._original)
         return mean, inverse_sqrt(covariance, self._iterations)
 
     def _update(self, found: tuple[Any, Any], running: tuple[Any, Any], due: Any) -> None:
@@ -176,11 +182,14 @@ class WhiteningStatistics(keras.layers.Layer):
         if not self._original:
             number = ops.cast(ops.convert_to_tensor(self.updates), dtype)
             weight = ops.maximum(weight, 1.0 / (number + 1.0))
-        weight = ops.cast(due, dtype) * weight
+        # One batch with NaN or infinity would stay in the running values forever.
+        finite = ops.isfinite(sum(ops.sum(ops.stop_gradient(new)) for new in found))
+        due = ops.logical_and(due, finite)
         variables = (self.moving_mean, self.moving_whitening)
         for variable, new, old in zip(variables, found, running, strict=True):
             # the sum of two products, exact for a weight of 1 whatever the old value is
-            variable.assign(weight * ops.stop_gradient(new) + (1.0 - weight) * old)
+            average = weight * ops.stop_gradient(new) + (1.0 - weight) * old
+            variable.assign(ops.where(due, average, old))
         self.updates.assign_add(ops.cast(due, "int32"))
 
 

@@ -25,6 +25,7 @@ class Whitened(keras.layers.Layer):
     The input x is replaced by ``D (x - mean)`` with ``D = (covariance + ridge) ** -0.5``, which is
     not computed: kernel and bias of the layer are multiplied instead. In training, mean and
     covariance are those of the batch and gradients flow through them; in inference, running ones.
+    A batch with NaN or infinity gives outputs of NaN and leaves the running ones as they were.
 
     Args:
         block_size: channels whitened together; see `keras_git.layers.blocks`.
@@ -71,15 +72,16 @@ class Whitened(keras.layers.Layer):
         # The kernel is whitened in float32 whatever the layer computes in, so nothing is cast
         # behind its back.
         super().__init__(*args, autocast=False, **kwargs)
-        for name, value, least in (
-            ("block_size", block_size, 1),
-            ("iterations", iterations, 1),
-            ("sampling_stride", sampling_stride, 1),
-            ("update_interval", update_interval, 1),
-            ("freeze_iterations", 1 if freeze_iterations is None else freeze_iterations, 1),
+        for name, value in (
+            ("block_size", block_size),
+            ("iterations", iterations),
+            ("sampling_stride", sampling_stride),
+            ("update_interval", update_interval),
+            ("freeze_iterations", 1 if freeze_iterations is None else freeze_iterations),
         ):
-            if isinstance(value, bool) or int(value) != value or value < least:
-                raise InputError(f"{name} is {value!r}; give a whole number of {least} or more")
+            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            if not whole or value < 1:
+                raise InputError(f"{name} is {value!r}; give a whole number of 1 or more")
         if not epsilon >= 0:
             raise InputError(f"epsilon is {epsilon!r}; it must be 0 or more")
         if not 0 <= momentum < 1:
@@ -91,10 +93,11 @@ class Whitened(keras.layers.Layer):
             )
         if rules not in RULES:
             raise InputError(f"rules is {rules!r}; allowed: {', '.join(RULES)}")
-        self.block_size, self.epsilon, self.iterations = int(block_size), float(epsilon), iterations
+        self.block_size, self.epsilon = int(block_size), float(epsilon)
+        self.iterations = int(iterations)
         self.momentum, self.sampling_stride = float(momentum), int(sampling_stride)
         self.update_interval, self.frozen = int(update_interval), bool(frozen)
-        self.freeze_iterations = freeze_iterations
+        self.freeze_iterations = None if freeze_iterations is None else int(freeze_iterations)
         self.differentiate_statistics = bool(differentiate_statistics)
         self.feature_normalization, self.rules = feature_normalization, rules
 
@@ -137,7 +140,8 @@ class Whitened(keras.layers.Layer):
         return ops.cast(function(ops.cast(x, self._wide), epsilon), self.compute_dtype)
 
     def _updating(self, training: Any) -> bool:
-        return bool(training) and not self.frozen
+        # of this layer: one made after `trainable = False` was set does not pass it on
+        return bool(training) and self.trainable and not self.frozen
 
     def _whitened_kernel(self, mean: Any, whitening: Any, kernel: Any) -> tuple[Any, Any]:
         """Kernel `(taps, channels / groups, outputs)` and what the mean adds to each output."""

@@ -55,10 +55,7 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         super().build(input_shape)
         first = self.data_format == "channels_first"
         channels = int(input_shape[1 if first else -1])
-        self._sizes = tuple(input_shape[2:] if first else input_shape[1:3])
-        self._padding = self.symmetric_padding or padding_sizes(
-            self.padding, self._sizes, self._extents, self.strides
-        )
+        self._padding_of(input_shape[2:] if first else input_shape[1:3])  # a size may be missing
         kind = InterleavedBlocks if self.original else ChannelBlocks
         blocks: Blocks = kind(
             math.prod(self.kernel_size), channels, self.filters, self.groups, self.block_size
@@ -78,7 +75,8 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         if self.symmetric_padding is None:
             return super().convolution_op(inputs, kernel)
         first = self.data_format == "channels_first"
-        pads = ((0, 0), (0, 0), *self._padding) if first else ((0, 0), *self._padding, (0, 0))
+        zeros = self.symmetric_padding
+        pads = ((0, 0), (0, 0), *zeros) if first else ((0, 0), *zeros, (0, 0))
         return ops.conv(
             ops.pad(inputs, pads),
             kernel,
@@ -128,11 +126,17 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         flat, offset = self._whitened_kernel(mean, whitening, ops.reshape(kernel, (-1, *shape[2:])))
         return ops.reshape(flat, shape), offset
 
-    def _sampling(self) -> tuple[int, ...]:
+    def _padding_of(self, sizes: Any) -> list[tuple[int, int]]:
+        """Zeros before and after, per axis; sizes may differ from call to call."""
+        return self.symmetric_padding or padding_sizes(
+            self.padding, sizes, self._extents, self.strides
+        )
+
+    def _sampling(self, sizes: Any) -> tuple[int, ...]:
         """Positions from one sampled window to the next, in pixels."""
         found = []
         for size, extent, stride, pair in zip(
-            self._sizes, self._extents, self.strides, self._padding, strict=True
+            sizes, self._extents, self.strides, self._padding_of(sizes), strict=True
         ):
             every = self.sampling_stride
             if not self.original and size is not None:
@@ -145,14 +149,14 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         if self.original and math.prod(self.kernel_size) == 1:
             # every n-th pixel of the flat list
             flat = ops.reshape(images, (-1, 1, images.shape[-1]))
-            return flat[:: math.prod(self._sampling())]
-        steps = self._sampling()
+            return flat[:: math.prod(self._sampling(images.shape[1:3]))]
+        steps = self._sampling(images.shape[1:3])
         windows = patches(
             images,
             self.kernel_size,
             strides=steps,
             dilation_rate=self.dilation_rate,
-            padding=self._padding,
+            padding=self._padding_of(images.shape[1:3]),
         )
         if local is None:
             return windows
@@ -174,8 +178,7 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         if self.feature_normalization != "receptive_field":
             return None
         images = self._wide_images(x)
-        mean, square, _ = normalization.box_moments(images, 2 * max(self._extents) + 1)
-        variance = ops.maximum(square - ops.square(mean), 0.0)
+        mean, variance, _ = normalization.box_moments(images, 2 * max(self._extents) + 1)
         if self.original:
             # the root of 0 has no gradient
             return mean, ops.sqrt(ops.maximum(variance, 1e-30)) + _ORIGINAL_FIELD_EPSILON
@@ -187,7 +190,11 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         """Values at the centres of the windows, `(N, rows, columns, 1)`."""
         slices = []
         for size, extent, pair, step in zip(
-            ops.shape(maps)[1:3], self._extents, self._padding, steps, strict=True
+            ops.shape(maps)[1:3],
+            self._extents,
+            self._padding_of(maps.shape[1:3]),
+            steps,
+            strict=True,
         ):
             positions = (size + sum(pair) - extent) // step + 1
             start = (extent - 1) // 2 - pair[0]
