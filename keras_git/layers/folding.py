@@ -97,12 +97,9 @@ def _functional(model: keras.Model) -> keras.Model:
             f"model {model.name!r} is subclassed or not built: fold takes functional and "
             "sequential models; build it first, or fold the network inside"
         )
-    single = len(inputs) == 1 and len(outputs) == 1
-    return keras.Model(
-        inputs[0] if single else model.input,
-        outputs[0] if single else model.output,
-        name=model.name,
-    )
+    if isinstance(model, keras.Sequential):
+        return keras.Model(inputs[0], outputs[0], name=model.name)
+    return keras.Model(model.input, model.output, name=model.name)
 
 
 def _histories(value: Any) -> Iterator[str]:

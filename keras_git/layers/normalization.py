@@ -19,14 +19,20 @@ def _axes(x: Any) -> tuple[int, ...]:
     return tuple(range(1, len(x.shape))) if len(x.shape) > 3 else (-1,)
 
 
-def sample_moments(x: Any) -> tuple[Any, Any]:
-    """Mean and unbiased standard deviation over the features of a sample."""
+def centred(x: Any) -> Any:
+    """Less the mean over the features of a sample."""
     axes = _axes(x)
-    mean = ops.mean(x, axis=axes, keepdims=True)
-    # The rest that rounding leaves, or a constant sample would be divided by it.
-    mean = mean + ops.mean(x - mean, axis=axes, keepdims=True)
-    variance = ops.mean(ops.square(x - mean), axis=axes, keepdims=True)
-    return mean, ops.sqrt(ops.maximum(variance * _unbiasing(x, axes), _TINY))
+    x = x - ops.mean(x, axis=axes, keepdims=True)
+    # And what rounding leaves of it, or a constant sample would be divided by that.
+    return x - ops.mean(x, axis=axes, keepdims=True)
+
+
+def deviation_of(x: Any) -> Any:
+    """Unbiased standard deviation of centred features over those of a sample."""
+    axes = _axes(x)
+    variance = ops.mean(ops.square(x), axis=axes, keepdims=True) * _unbiasing(x, axes)
+    # Not ops.maximum, which computes float64 in float32 on PyTorch.
+    return ops.sqrt(variance + _TINY)
 
 
 def _unbiasing(x: Any, axes: tuple[int, ...]) -> Any:
@@ -41,8 +47,8 @@ def _unbiasing(x: Any, axes: tuple[int, ...]) -> Any:
 
 def sample_normalized(x: Any, epsilon: float) -> Any:
     """See `SampleNormalization`."""
-    mean, deviation = sample_moments(x)
-    return (x - mean) / (deviation + epsilon)
+    x = centred(x)
+    return x / (deviation_of(x) + epsilon)
 
 
 def l1_normalized(x: Any, epsilon: float) -> Any:
@@ -143,10 +149,16 @@ def box_sum(maps: Any, window: int) -> Any:
     padded = ops.pad(maps, ((0, 0), (half, half), (half, half), (0, 0)))
     # one axis after the other: 2 k additions per pixel instead of k * k
     for size in ((side, 1), (1, side)):
-        padded = side * ops.average_pool(
-            padded, size, strides=1, padding="valid", data_format="channels_last"
-        )
+        padded = side * _pooled(padded, size)
     return padded
+
+
+def _pooled(maps: Any, size: tuple[int, int]) -> Any:
+    options: dict[str, Any] = {"padding": "valid", "data_format": "channels_last"}
+    if isinstance(maps, keras.KerasTensor):
+        # The operation alone is saved with lists for tuples, which JAX does not take.
+        return keras.layers.AveragePooling2D(size, 1, dtype=maps.dtype, **options)(maps)
+    return ops.average_pool(maps, size, 1, **options)
 
 
 def resized(maps: Any, height: int, width: int) -> Any:
@@ -166,19 +178,16 @@ def box_moments(images: Any, window: int) -> tuple[Any, Any, Any]:
     """Mean, variance and number of pixels in the window around each pixel, all channels.
 
     Args:
-        images: `(N, H, W, C)`.
+        images: `(N, H, W, C)`, centred: a large mean would cancel the variance.
         window: side in pixels.
 
     Returns:
         Each `(N, H, W, 1)`, the number `(1, H, W, 1)`; pixels outside do not count.
     """
     number = box_sum(ops.ones_like(images[:1, :, :, :1]), window)
-    # Less the image's mean, or a large one would cancel the variance.
-    pivot = ops.stop_gradient(ops.mean(images, axis=(1, 2, 3), keepdims=True))
-    images = images - pivot
     mean = box_sum(ops.mean(images, axis=-1, keepdims=True), window) / number
     square = box_sum(ops.mean(ops.square(images), axis=-1, keepdims=True), window) / number
-    return mean + pivot, ops.maximum(square - ops.square(mean), 0.0), number
+    return mean, ops.relu(square - ops.square(mean)), number
 
 
 @keras.saving.register_keras_serializable("keras_git")
@@ -268,12 +277,12 @@ class ReceptiveFieldNormalization(SampleStatisticsLayer):
         first = self.data_format == "channels_first"
         if first:
             x = ops.transpose(x, (0, 2, 3, 1))
+        x = centred(x)  # which the scales do anyway; this keeps digits
         height, width = x.shape[1:3]
         for number, scale in enumerate(self.scales):
             window = int(max(height, width) * scale)
             if number == 0 and window < 3:
-                mean, deviation = sample_moments(x)
-                x = (x - mean) / (deviation + self._epsilon_of(x, squared=False))
+                x = x / (deviation_of(x) + self._epsilon_of(x, squared=False))
             else:
                 x = self._at_scale(x, window)
         return ops.transpose(x, (0, 3, 1, 2)) if first else x
@@ -281,7 +290,7 @@ class ReceptiveFieldNormalization(SampleStatisticsLayer):
     def _epsilon_of(self, x: Any, squared: bool = True) -> Any:
         if not self.relative_epsilon:
             return self.epsilon
-        _, deviation = sample_moments(x)
+        deviation = deviation_of(centred(x))
         return self.epsilon * (ops.square(deviation) if squared else deviation) + _TINY**0.5
 
     def _at_scale(self, x: Any, window: int) -> Any:

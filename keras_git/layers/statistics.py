@@ -36,7 +36,7 @@ def mean_and_covariance(rows: Any, pivot: Any | None = None) -> tuple[Any, Any]:
     pivot = ops.stop_gradient(pivot)
     centred = rows - pivot[:, None, :]
     mean = ops.mean(centred, axis=1)
-    moment = ops.matmul(ops.transpose(centred, (0, 2, 1)), centred) / number
+    moment = ops.transpose(centred, (0, 2, 1)) @ centred / number
     mean, moment = replica_mean([mean, moment])
     return mean + pivot, moment - mean[:, :, None] * mean[:, None, :]
 

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_git.errors import InputError
 from keras_git.layers.blocks import Blocks
-from keras_git.layers.normalization import l1_normalized, sample_normalized
+from keras_git.layers.normalization import centred, l1_normalized, sample_normalized
 from keras_git.layers.statistics import WhiteningStatistics
 
 RULES = ("careful", "original")
@@ -133,8 +133,12 @@ class Whitened(keras.layers.Layer):
         x = inputs
         if keras.backend.standardize_dtype(x.dtype) != self.compute_dtype:
             x = ops.cast(x, self.compute_dtype)
-        if self.feature_normalization not in ("sample", "l1"):
+        if self.feature_normalization is None:
             return x
+        if self.feature_normalization == "receptive_field":
+            # Windows are standardized anyway. This keeps the digits of images far from 0, and the
+            # padding counts as average.
+            return x if self.original else ops.cast(centred(ops.cast(x, self._wide)), x.dtype)
         epsilon = self.epsilon if self.original else NORMALIZATION_EPSILON
         function = sample_normalized if self.feature_normalization == "sample" else l1_normalized
         return ops.cast(function(ops.cast(x, self._wide), epsilon), self.compute_dtype)
@@ -145,7 +149,7 @@ class Whitened(keras.layers.Layer):
 
     def _whitened_kernel(self, mean: Any, whitening: Any, kernel: Any) -> tuple[Any, Any]:
         """Kernel `(taps, channels / groups, outputs)` and what the mean adds to each output."""
-        matrices = ops.matmul(whitening, self._blocks.split(kernel))
+        matrices = whitening @ self._blocks.split(kernel)
         return self._blocks.join(matrices), self._blocks.offset(mean, matrices)
 
     def folded_weights(self) -> tuple[np.ndarray, ...]:

@@ -30,7 +30,8 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
     the iteration would diverge it stops at the last good step (`inverse_sqrt`).
 
     With "receptive_field", each window is standardized by mean and deviation of the
-    `2 (k - 1) d + 3` pixels around its centre, all channels, inside the image.
+    `2 (k - 1) d + 3` pixels around its centre, all channels, inside the image; the zeros of the
+    padding are the image's mean then.
 
     Arguments besides those of `Conv2D`: `block_size` (channels), `epsilon`, `iterations`,
     `momentum`, `sampling_stride`, `update_interval`, `frozen`, `freeze_iterations`,
@@ -164,7 +165,7 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
             mean = ops.mean(windows, axis=(1, 2), keepdims=True)
             number = math.prod(windows.shape[1:])
             squares = ops.sum(ops.square(windows - mean), axis=(1, 2), keepdims=True)
-            deviation = ops.sqrt(ops.maximum(squares / max(number - 1, 1), 1e-30))
+            deviation = ops.sqrt(squares / max(number - 1, 1) + 1e-30)
             return (windows - mean) / (deviation + _ORIGINAL_FIELD_EPSILON)
         mean, deviation = (ops.reshape(self._at_windows(part, steps), (-1, 1, 1)) for part in local)
         return (windows - mean) / deviation
@@ -181,9 +182,8 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         mean, variance, _ = normalization.box_moments(images, 2 * max(self._extents) + 1)
         if self.original:
             # the root of 0 has no gradient
-            return mean, ops.sqrt(ops.maximum(variance, 1e-30)) + _ORIGINAL_FIELD_EPSILON
-        _, whole = normalization.sample_moments(images)
-        floor = NORMALIZATION_EPSILON + _FLAT * whole
+            return mean, ops.sqrt(variance + 1e-30) + _ORIGINAL_FIELD_EPSILON
+        floor = NORMALIZATION_EPSILON + _FLAT * normalization.deviation_of(images)
         return mean, ops.sqrt(variance + ops.square(floor))
 
     def _at_windows(self, maps: Any, steps: tuple[int, ...]) -> Any:

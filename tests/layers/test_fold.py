@@ -51,7 +51,7 @@ def _check(model, inputs, tolerance=2e-5):
     keras.tree.assert_same_structure(expected, ours)
     flat = zip(keras.tree.flatten(expected), keras.tree.flatten(ours), strict=True)
     for number, (a, b) in enumerate(flat):
-        a, b = np.asarray(a, "float32"), np.asarray(b, "float32")
+        a, b = (np.asarray(v).astype("float64") for v in (a, b))
         assert np.abs(a).max() > 0
         np.testing.assert_allclose(b, a, atol=tolerance * max(1, np.abs(a).max()), err_msg=number)
     for before, after in zip(weights, model.get_weights(), strict=True):
@@ -224,7 +224,8 @@ def test_precision(policy):
     model = _randomized(keras.Model(inputs, layers.WhitenedDense(2, dtype=policy)(x)))
     expected = "float64" if policy == "float64" else "bfloat16"
     images = _images((7, 7, 3)).astype(inputs.dtype)
-    folded = _check(model, images, tolerance=0.05 if expected == "bfloat16" else 1e-10)
+    # Keras' own Normalization holds float32, and its Dense computes in it on PyTorch.
+    folded = _check(model, images, tolerance=0.05 if expected == "bfloat16" else 1e-6)
     assert folded.output.dtype == model.output.dtype == expected
     for layer in _parts(folded):
         for step in layer._inbound_nodes[0].output_tensors if layer.name != inputs.name else ():

@@ -42,8 +42,8 @@ def test_gradients_are_those_of_finite_differences(norm):
     assert np.linalg.norm(kernel_gradient) > 0
 
 
-def test_gradient_of_a_whitened_input_has_no_scale_and_no_shift():
-    """With converged statistics, scaling or shifting a feature changes nothing."""
+def test_gradient_of_a_whitened_input_has_no_shift_and_no_scale():
+    """Shifting a feature, or scaling all of them, changes nothing."""
     layer = WhitenedDense(3, iterations=14, epsilon=1e-7)
     x = correlated(np.random.default_rng(1), (32, 5), 3.0)
     layer.build(x.shape)
@@ -52,7 +52,7 @@ def test_gradient_of_a_whitened_input_has_no_scale_and_no_shift():
     size = np.abs(gradient).sum(axis=0)
     assert (np.abs(gradient.sum(axis=0)) < 1e-3 * size).all()
     centred = x - x.mean(axis=0)
-    assert (np.abs((gradient * centred).sum(axis=0)) < 1e-2 * size).all()
+    assert abs((gradient * centred).sum()) < 1e-3 * size.sum()
 
 
 def test_without_differentiation_the_statistics_are_constants():

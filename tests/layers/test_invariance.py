@@ -35,7 +35,7 @@ class _Regression:
 def _data():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(EXAMPLES, FEATURES))
-    y = x @ rng.normal(size=(FEATURES, 2)) + 0.3 * rng.normal(size=(EXAMPLES, 2))
+    y = x @ rng.normal(size=(FEATURES, 2)) + rng.normal(size=(EXAMPLES, 2))
     return x, y
 
 
@@ -44,11 +44,12 @@ def _deviation(model, condition):
     x, y = _data()
     changed = x @ change_of_basis(np.random.default_rng(1), FEATURES, condition) + 1.0
     before, after = model.losses(x, y), model.losses(changed, y)
-    assert before[-1] < 0.1 * before[0]
+    assert before[-1] < 0.3 * before[0]
     return np.max(np.abs(after - before) / before)
 
 
 def test_gradient_descent_is_invariant_to_a_change_of_basis():
+    """At 1000 the covariance has condition 1e6: float32 leaves its smallest eigenvalue few digits."""
     model = _Regression(iterations=40, epsilon=1e-12)
     for condition in (3.0, 30.0, 1000.0):
         assert _deviation(model, condition) < 1e-2, condition
@@ -64,7 +65,7 @@ def test_gradient_descent_is_invariant_in_float64():
 def test_at_the_default_settings_the_invariance_is_approximate():
     """5 iterations damp small eigenvalues: honest bounds, not a goal."""
     model = _Regression()
-    assert _deviation(model, 3.0) < 0.05
+    assert _deviation(model, 3.0) < 0.1
     moderate, strong = _deviation(model, 30.0), _deviation(model, 300.0)
     assert 1e-3 < moderate < strong
 

@@ -84,9 +84,8 @@ def test_divergence_stops_at_the_last_good_iterate(method, condition):
         return np.linalg.norm(root @ matrices @ root - np.eye(6))
 
     residuals = [residual(iterations) for iterations in (1, 5, 10, 20, 40)]
-    # the check sees the residual with the rounding of float32
     for before, after in zip(residuals, residuals[1:], strict=False):
-        assert after <= before + 0.05
+        assert after <= 1.01 * before + 1e-3  # the root is of float32
     assert residuals[-1] < np.sqrt(6)
 
 

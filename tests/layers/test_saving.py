@@ -84,14 +84,13 @@ def saved(tmp_path_factory):
     folded = fold(network)
     folded.save(folder / "folded.keras")
     np.savez(folder / "folded.npz", images=images, outputs=folded.predict_on_batch(images))
-    loss = network.train_on_batch(images, targets)
-    np.savez(folder / "whitened.npz", images=images, outputs=outputs, targets=targets, loss=loss)
+    np.savez(folder / "whitened.npz", images=images, outputs=outputs)
     return folder
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_files_open_on_every_backend(saved, backend, tmp_path):
-    """Whitened ones after `import keras_git`, with counters and optimizer; folded ones without."""
+    """Whitened ones after `import keras_git`; folded ones without."""
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"the Keras backend {backend!r} is not installed")
     script = Path(__file__).with_name("saved_layers.py")
@@ -109,7 +108,7 @@ def test_files_open_on_every_backend(saved, backend, tmp_path):
 
 def test_weights_file(saved, tmp_path):
     """Statistics and counters are among the weights."""
-    network = keras.saving.load_model(saved / "whitened.keras")
+    network = keras.saving.load_model(saved / "whitened.keras", compile=False)
     network.save_weights(tmp_path / "network.weights.h5")
     other = _network()
     other.load_weights(tmp_path / "network.weights.h5")
