@@ -97,7 +97,7 @@ class ChannelBlocks:
         return ops.reshape(parts, (self._taps, blocks * self._block, self._outputs))
 
     def offset(self, mean: Any, matrices: Any) -> Any:
-        parts = ops.squeeze(ops.matmul(mean[:, None, :], matrices), axis=1)
+        parts = ops.squeeze(mean[:, None, :] @ matrices, axis=1)
         each = self._outputs // self._groups
         parts = ops.reshape(parts, (self._groups, self.num_sets // self._groups, each))
         return ops.reshape(ops.sum(parts, axis=1), (-1,))
@@ -153,7 +153,7 @@ class InterleavedBlocks:
         return ops.transpose(flat, (1, 0, 2))
 
     def offset(self, mean: Any, matrices: Any) -> Any:
-        parts = ops.squeeze(ops.matmul(mean[:, None, :], matrices), axis=1)
+        parts = ops.squeeze(mean[:, None, :] @ matrices, axis=1)
         if self._groups > 1:
             return ops.reshape(parts, (-1,))
         return ops.sum(ops.reshape(parts, (self._blocks, self._outputs)), axis=0)
@@ -187,5 +187,5 @@ class SliceBlocks:
         return ops.reshape(parts, (1, self._blocks * self.num_features, self._outputs))
 
     def offset(self, mean: Any, matrices: Any) -> Any:
-        parts = ops.squeeze(ops.matmul(mean[:, None, :], matrices), axis=1)
+        parts = ops.squeeze(mean[:, None, :] @ matrices, axis=1)
         return ops.sum(ops.reshape(parts, (self._blocks, self._outputs)), axis=0)

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_git.errors import InputError
+from keras_git.layers.normalization import SampleStatisticsLayer
 from keras_git.layers.whitened import Whitened
 from keras_git.layers.whitened_conv import WhitenedConv2D
 from keras_git.layers.whitened_conv_transpose import WhitenedConv2DTranspose
@@ -35,11 +36,11 @@ def fold(model: keras.Model) -> keras.Model:
     """A model of plain Keras layers with the same outputs in inference.
 
     Whitening goes into kernels and biases, and so does a `BatchNormalization` that directly follows
-    a convolution or dense layer without activation. Normalization by a sample's own statistics
-    cannot be folded and becomes plain operations; without it inference costs what the plain layers
-    cost. A whitened transposed convolution keeps a layer that subtracts the mean. The result opens
-    with ``import keras`` alone, on every backend, and is for inference: trained further, it is an
-    ordinary network without whitening.
+    a convolution or dense layer without activation. Normalization by a sample's own statistics, in
+    a whitened layer or as a layer of its own, cannot be folded and becomes plain operations;
+    without it inference costs what the plain layers cost. A whitened transposed convolution keeps a
+    layer that subtracts the mean. The result opens with ``import keras`` alone, on every backend,
+    and is for inference: trained further, it is an ordinary network without whitening.
 
     Args:
         model: functional or sequential, built; models inside it are folded too.
@@ -48,7 +49,7 @@ def fold(model: keras.Model) -> keras.Model:
         A functional model with weights of its own, not compiled.
 
     Raises:
-        InputError: a subclassed or an unbuilt model.
+        InputError: a subclassed or an unbuilt model, or a whitened layer inside another layer.
     """
     functional = _functional(model)
     merged = _merged_normalizations(functional)
@@ -57,9 +58,11 @@ def fold(model: keras.Model) -> keras.Model:
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if any(layer is normalization for normalization in merged.values()):
             return args[0]  # it is in the layer before
-        kwargs.pop("training", None)
-        if isinstance(layer, Whitened):
-            return _call_whitened(layer, merged.get(layer.name), made, args[0])
+        if isinstance(layer, (Whitened, SampleStatisticsLayer)):
+            x = args[0] if args else next(iter(kwargs.values()))
+            if isinstance(layer, SampleStatisticsLayer):
+                return layer.normalized(x)
+            return _call_whitened(layer, merged.get(layer.name), made, x)
         if id(layer) not in made:
             made[id(layer)] = _copied(layer, biased=layer.name in merged)
         plain = made[id(layer)]
@@ -70,6 +73,8 @@ def fold(model: keras.Model) -> keras.Model:
                 kernel, bias = (*weights, np.zeros(1, "float32"))[:2]
                 weights = _scaled(layer, kernel, bias, merged[layer.name])
             plain.set_weights(weights)
+            if isinstance(plain, keras.layers.Normalization):
+                plain.finalize_state()  # what it applies are constants made of its weights
         return outputs
 
     # The copies are made in `call`, which knows what a layer becomes.
@@ -92,12 +97,9 @@ def _functional(model: keras.Model) -> keras.Model:
             f"model {model.name!r} is subclassed or not built: fold takes functional and "
             "sequential models; build it first, or fold the network inside"
         )
-    single = len(inputs) == 1 and len(outputs) == 1
-    return keras.Model(
-        inputs[0] if single else model.input,
-        outputs[0] if single else model.output,
-        name=model.name,
-    )
+    if isinstance(model, keras.Sequential):
+        return keras.Model(inputs[0], outputs[0], name=model.name)
+    return keras.Model(model.input, model.output, name=model.name)
 
 
 def _histories(value: Any) -> Iterator[str]:
@@ -133,15 +135,29 @@ def _merged_normalizations(model: keras.Model) -> dict[str, keras.layers.BatchNo
             continue
         before = layers.get(inputs[0])
         if (
-            isinstance(before, _SCALABLE)
+            # no subclass: it may do something else with its kernel
+            type(before) in _SCALABLE
+            and len(before.weights) - len(_state(before)) == 1 + before.use_bias
             and calls[before.name] == 1
             and consumers[before.name] == [name]
             and before.name not in ends
             and before.activation is keras.activations.linear
             and _axis(normalization) == _channel_axis(before)
+            and not _always_training(config, name)
         ):
             found[before.name] = normalization
     return found
+
+
+def _state(layer: Any) -> list[Any]:
+    """Running statistics of a whitened layer."""
+    return layer.statistics.weights if isinstance(layer, Whitened) else []
+
+
+def _always_training(config: dict[str, Any], name: str) -> bool:
+    """Whether a layer is called with ``training=True``, in inference too."""
+    (entry,) = (entry for entry in config["layers"] if entry["name"] == name)
+    return any(node["kwargs"].get("training") for node in entry["inbound_nodes"])
 
 
 def _leaves(value: Any) -> set[str]:
@@ -197,6 +213,13 @@ def _copied(layer: Any, biased: bool) -> Any:
     """A plain layer, an operation or a model of the same configuration, without weights."""
     if isinstance(layer, keras.Model):
         return fold(layer)
+    inside = getattr(layer, "_flatten_layers", lambda **options: ())
+    for part in inside(include_self=False):
+        if isinstance(part, (Whitened, SampleStatisticsLayer)):
+            raise InputError(
+                f"layer {layer.name!r} holds {part.name!r}, a {type(part).__name__}: fold takes "
+                "models whose whitened layers are not inside other layers"
+            )
     config = layer.get_config()
     if biased:
         config["use_bias"] = True
@@ -235,14 +258,21 @@ def _replacement(layer: Whitened, normalization: Any) -> Callable[[Any], Any]:
         axis = 1 if layer.data_format == "channels_first" else -1
         before.append(
             keras.layers.Normalization(
-                axis, mean=mean, variance=[1.0] * len(mean), name=f"{layer.name}_mean"
+                axis,
+                mean=mean,
+                variance=[1.0] * len(mean),
+                dtype=layer.dtype_policy,
+                name=f"{layer.name}_mean",
             )
         )
     if isinstance(layer, WhitenedConv2D) and layer.symmetric_padding is not None:
         pads = layer.symmetric_padding
         before.append(
             keras.layers.ZeroPadding2D(
-                pads, data_format=layer.data_format, name=f"{layer.name}_padding"
+                pads,
+                data_format=layer.data_format,
+                dtype=layer.dtype_policy,
+                name=f"{layer.name}_padding",
             )
         )
         changes["padding"] = "valid"
@@ -257,7 +287,9 @@ def _replacement(layer: Whitened, normalization: Any) -> Callable[[Any], Any]:
             dtype=layer.dtype_policy,
             name=f"{layer.name}_shift",
         )
-        activation = keras.layers.Activation(layer.activation, name=f"{layer.name}_activation")
+        activation = keras.layers.Activation(
+            layer.activation, dtype=layer.dtype_policy, name=f"{layer.name}_activation"
+        )
 
     def apply(x: Any) -> Any:
         x = layer.normalized(x)

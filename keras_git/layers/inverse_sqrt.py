@@ -10,9 +10,9 @@ from keras_git.errors import InputError
 
 METHODS = ("inverse_newton", "denman_beavers", "newton")
 NORMALIZERS = ("frobenius", "trace")
-# An iterate is taken only if its residual is no larger than before, or below this part of sqrt(n):
-# rounding makes converged residuals waver.
-_CONVERGED = 1e-2
+# An iterate is taken only if its residual is no larger than before, but for rounding: the share of
+# a small eigenvalue grows by less than float32 sees in the residual.
+_ROUNDING = 1e-3
 
 
 def inverse_sqrt(
@@ -56,6 +56,8 @@ def inverse_sqrt(
         raise InputError(f"normalizer is {normalizer!r}; allowed: {', '.join(NORMALIZERS)}")
     if iterations < 1:
         raise InputError(f"iterations is {iterations!r}; it must be 1 or more")
+    # Products are written @ throughout: ops.matmul computes float64 in float32 on PyTorch.
+    matrices = ops.convert_to_tensor(matrices)
     size = matrices.shape[-1]
     if normalizer == "trace":
         scale = ops.trace(matrices, axis1=-2, axis2=-1)[..., None, None]
@@ -67,21 +69,20 @@ def inverse_sqrt(
     error = _residual(y, identity)
     for _ in range(iterations):
         if method == "newton":
-            cube = ops.matmul(z, ops.matmul(ops.matmul(z, z), start))
+            cube = z @ (z @ z @ start)
             new_z = 1.5 * z - 0.5 * cube
             # the share of the new iterate, needed by the check alone
             fixed = ops.stop_gradient(new_z)
-            new_y = ops.matmul(ops.matmul(fixed, fixed), ops.stop_gradient(start))
+            new_y = fixed @ fixed @ ops.stop_gradient(start)
         elif method == "denman_beavers":
-            step = 1.5 * identity - 0.5 * ops.matmul(z, y)
-            new_y, new_z = ops.matmul(y, step), ops.matmul(step, z)
+            step = 1.5 * identity - 0.5 * (z @ y)
+            new_y, new_z = y @ step, step @ z
         else:
             step = 1.5 * identity - 0.5 * y
-            new_y, new_z = ops.matmul(ops.matmul(step, step), y), ops.matmul(z, step)
+            new_y, new_z = step @ step @ y, z @ step
         new_error = _residual(new_y, identity)
-        limit = ops.maximum(error, _CONVERGED * size**0.5)
         # False for NaN as well; a rejected iterate is still finite, so are its gradients
-        good = new_error <= limit
+        good = new_error <= (1.0 + _ROUNDING) * error
         y, z = ops.where(good, new_y, y), ops.where(good, new_z, z)
         error = ops.where(good, new_error, error)
     return z / ops.sqrt(scale)

@@ -19,19 +19,36 @@ def _axes(x: Any) -> tuple[int, ...]:
     return tuple(range(1, len(x.shape))) if len(x.shape) > 3 else (-1,)
 
 
-def sample_moments(x: Any) -> tuple[Any, Any]:
-    """Mean and unbiased standard deviation over the features of a sample."""
+def centred(x: Any) -> Any:
+    """Less the mean over the features of a sample."""
     axes = _axes(x)
-    number = math.prod(x.shape[axis] for axis in axes)
-    mean = ops.mean(x, axis=axes, keepdims=True)
-    squares = ops.sum(ops.square(x - mean), axis=axes, keepdims=True)
-    return mean, ops.sqrt(ops.maximum(squares / max(number - 1, 1), _TINY))
+    x = x - ops.mean(x, axis=axes, keepdims=True)
+    # And what rounding leaves of it, or a constant sample would be divided by that.
+    return x - ops.mean(x, axis=axes, keepdims=True)
+
+
+def deviation_of(x: Any) -> Any:
+    """Unbiased standard deviation of centred features over those of a sample."""
+    axes = _axes(x)
+    variance = ops.mean(ops.square(x), axis=axes, keepdims=True) * _unbiasing(x, axes)
+    # Not ops.maximum, which computes float64 in float32 on PyTorch.
+    return ops.sqrt(variance + _TINY)
+
+
+def _unbiasing(x: Any, axes: tuple[int, ...]) -> Any:
+    """n / (n - 1) for n features, also where a size is unknown; 1 for a single feature."""
+    sizes = [x.shape[axis] for axis in axes]
+    if None not in sizes:
+        number = math.prod(sizes)
+        return number / max(number - 1, 1)
+    number = ops.sum(ops.ones_like(x[:1]))
+    return number / ops.maximum(number - 1.0, 1.0)
 
 
 def sample_normalized(x: Any, epsilon: float) -> Any:
     """See `SampleNormalization`."""
-    mean, deviation = sample_moments(x)
-    return (x - mean) / (deviation + epsilon)
+    x = centred(x)
+    return x / (deviation_of(x) + epsilon)
 
 
 def l1_normalized(x: Any, epsilon: float) -> Any:
@@ -39,7 +56,7 @@ def l1_normalized(x: Any, epsilon: float) -> Any:
     return x / (ops.mean(ops.absolute(x), axis=_axes(x), keepdims=True) + epsilon)
 
 
-class _Normalization(keras.layers.Layer):
+class SampleStatisticsLayer(keras.layers.Layer):
     """A layer without weights that computes in float32 (or float64) and keeps the dtype."""
 
     def __init__(self, epsilon: float, **kwargs: Any) -> None:
@@ -49,6 +66,10 @@ class _Normalization(keras.layers.Layer):
         self.epsilon = float(epsilon)
 
     def call(self, inputs: Any) -> Any:
+        return self.normalized(inputs)
+
+    def normalized(self, inputs: Any) -> Any:
+        """The output for tensors, or symbolically as plain operations."""
         wide = "float64" if self.compute_dtype == "float64" else "float32"
         return ops.cast(self._normalized(ops.cast(inputs, wide)), self.compute_dtype)
 
@@ -63,7 +84,7 @@ class _Normalization(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("keras_git")
-class SampleNormalization(_Normalization):
+class SampleNormalization(SampleStatisticsLayer):
     """Subtracts the mean of all features of a sample and divides by their standard deviation.
 
     ``(x - mean) / (std + epsilon)`` with the unbiased std; no parameters. Images `(N, H, W, C)`
@@ -88,7 +109,7 @@ class SampleNormalization(_Normalization):
 
 
 @keras.saving.register_keras_serializable("keras_git")
-class L1Normalization(_Normalization):
+class L1Normalization(SampleStatisticsLayer):
     """Divides by the mean absolute value of all features of a sample.
 
     ``x / (mean |x| + epsilon)``, not centred; no parameters. The features are those of
@@ -128,13 +149,20 @@ def box_sum(maps: Any, window: int) -> Any:
     padded = ops.pad(maps, ((0, 0), (half, half), (half, half), (0, 0)))
     # one axis after the other: 2 k additions per pixel instead of k * k
     for size in ((side, 1), (1, side)):
-        padded = side * ops.average_pool(
-            padded, size, strides=1, padding="valid", data_format="channels_last"
-        )
+        padded = side * _pooled(padded, size)
     return padded
 
 
+def _pooled(maps: Any, size: tuple[int, int]) -> Any:
+    options: dict[str, Any] = {"padding": "valid", "data_format": "channels_last"}
+    if isinstance(maps, keras.KerasTensor):
+        # The operation alone is saved with lists for tuples, which JAX does not take.
+        return keras.layers.AveragePooling2D(size, 1, dtype=maps.dtype, **options)(maps)
+    return ops.average_pool(maps, size, 1, **options)
+
+
 def resized(maps: Any, height: int, width: int) -> Any:
+    """Bilinear, half-pixel centres, no antialiasing."""
     if tuple(maps.shape[1:3]) == (height, width):
         return maps
     return ops.image.resize(
@@ -147,10 +175,10 @@ def resized(maps: Any, height: int, width: int) -> Any:
 
 
 def box_moments(images: Any, window: int) -> tuple[Any, Any, Any]:
-    """Mean, mean square and number of pixels in the window around each pixel, all channels.
+    """Mean, variance and number of pixels in the window around each pixel, all channels.
 
     Args:
-        images: `(N, H, W, C)`.
+        images: `(N, H, W, C)`, centred: a large mean would cancel the variance.
         window: side in pixels.
 
     Returns:
@@ -159,11 +187,11 @@ def box_moments(images: Any, window: int) -> tuple[Any, Any, Any]:
     number = box_sum(ops.ones_like(images[:1, :, :, :1]), window)
     mean = box_sum(ops.mean(images, axis=-1, keepdims=True), window) / number
     square = box_sum(ops.mean(ops.square(images), axis=-1, keepdims=True), window) / number
-    return mean, square, number
+    return mean, ops.relu(square - ops.square(mean)), number
 
 
 @keras.saving.register_keras_serializable("keras_git")
-class ReceptiveFieldNormalization(_Normalization):
+class ReceptiveFieldNormalization(SampleStatisticsLayer):
     """Normalizes each pixel by mean and deviation of its neighbourhood, at several scales.
 
     At each scale, mean and standard deviation of all channels over a square window around every
@@ -213,8 +241,8 @@ class ReceptiveFieldNormalization(_Normalization):
             )
         if not rate > 1:
             raise InputError(f"rate is {rate!r}; it must be above 1")
-        if subsample < 1:
-            raise InputError(f"subsample is {subsample!r}; it must be 1 or more")
+        if int(subsample) != subsample or subsample < 1:
+            raise InputError(f"subsample is {subsample!r}; give a whole number of 1 or more")
         self.min_scale, self.max_scale, self.rate = float(min_scale), float(max_scale), float(rate)
         self.relative_epsilon, self.subsample = bool(relative_epsilon), int(subsample)
         self.coarse_to_fine = bool(coarse_to_fine)
@@ -249,12 +277,12 @@ class ReceptiveFieldNormalization(_Normalization):
         first = self.data_format == "channels_first"
         if first:
             x = ops.transpose(x, (0, 2, 3, 1))
+        x = centred(x)  # which the scales do anyway; this keeps digits
         height, width = x.shape[1:3]
         for number, scale in enumerate(self.scales):
             window = int(max(height, width) * scale)
             if number == 0 and window < 3:
-                mean, deviation = sample_moments(x)
-                x = (x - mean) / (deviation + self._epsilon_of(x, squared=False))
+                x = x / (deviation_of(x) + self._epsilon_of(x, squared=False))
             else:
                 x = self._at_scale(x, window)
         return ops.transpose(x, (0, 3, 1, 2)) if first else x
@@ -262,7 +290,7 @@ class ReceptiveFieldNormalization(_Normalization):
     def _epsilon_of(self, x: Any, squared: bool = True) -> Any:
         if not self.relative_epsilon:
             return self.epsilon
-        _, deviation = sample_moments(x)
+        deviation = deviation_of(centred(x))
         return self.epsilon * (ops.square(deviation) if squared else deviation) + _TINY**0.5
 
     def _at_scale(self, x: Any, window: int) -> Any:
@@ -275,8 +303,7 @@ class ReceptiveFieldNormalization(_Normalization):
         ):
             small = resized(x, height // self.subsample, width // self.subsample)
             side = window // self.subsample
-        mean, square, number = box_moments(small, side)
-        variance = ops.maximum(square - ops.square(mean), 0.0)
+        mean, variance, number = box_moments(small, side)
         gain = 1.0 / ops.sqrt(variance + self._epsilon_of(x))
         gain, offset = (
             resized(box_sum(values, side) / number, height, width)

@@ -13,7 +13,8 @@ from keras_git.backend import num_replicas, replica_mean
 from keras_git.layers.blocks import Blocks, ChannelBlocks
 from keras_git.layers.inverse_sqrt import inverse_sqrt
 
-# A block whose mean variance is below this is constant: it is centred, not scaled.
+# A block is constant, and so centred but not scaled, if its mean variance is below this, or below
+# this part of its mean square: there, float32 holds nothing but rounding.
 CONSTANT_VARIANCE = 1e-12
 # Above it, or not a number: the loss shows that, and the running statistics survive.
 _LARGEST_VARIANCE = 1e30
@@ -86,10 +87,15 @@ class _Statistics(keras.layers.Layer):
             return (step + 1) % (10 * self._freeze_iterations) <= self._freeze_iterations
         return ops.equal(step % self._interval, 0)
 
-    def _move(self, variable: Any, new: Any, weight: Any) -> None:
+    def _value(self, variable: Any) -> Any:
+        # A copy: PyTorch writes to variables in place, which must not reach what a gradient needs.
+        return ops.copy(ops.convert_to_tensor(variable))
+
+    def _move(self, variable: Any, new: Any, weight: Any, due: Any) -> None:
         # the sum of two products, exact for a weight of 1 whatever the old value is
         old = ops.convert_to_tensor(variable)
-        variable.assign(weight * ops.stop_gradient(new) + (1.0 - weight) * old)
+        average = weight * ops.stop_gradient(new) + (1.0 - weight) * old
+        variable.assign(ops.where(due, average, old))
 
 
 class WhiteningStatistics(_Statistics):
@@ -136,7 +142,7 @@ class WhiteningStatistics(_Statistics):
         Returns:
             mean `(S, F)` and matrices `(S, F, F)`, by which a kernel is multiplied.
         """
-        matrix = ops.convert_to_tensor(self.moving_whitening)
+        matrix = self._value(self.moving_whitening)
         if not training or not self.trainable:
             mean = ops.convert_to_tensor(self.moving_mean)
             variance = ops.convert_to_tensor(self.moving_variance)
@@ -156,7 +162,7 @@ class WhiteningStatistics(_Statistics):
         def of_rows() -> list[Any]:
             moved = stop(rows()) - shift[:, None, :]
             number = ops.cast(ops.shape(moved)[1], moved.dtype)
-            product = ops.matmul(ops.transpose(moved, (0, 2, 1)), moved) / number
+            product = ops.transpose(moved, (0, 2, 1)) @ moved / number
             return [ops.mean(moved, axis=1), product]
 
         def whitened(first: Any, product: Any) -> Any:
@@ -164,7 +170,7 @@ class WhiteningStatistics(_Statistics):
             crossed = first[:, :, None] * difference[:, None, :]
             product = product - crossed - ops.transpose(crossed, (0, 2, 1))
             product = product + difference[:, :, None] * difference[:, None, :]
-            return self._inverse_root(product, variance)
+            return self._inverse_root(product, mean, variance)
 
         due = self._due()
         found: list[Any] = []
@@ -187,11 +193,13 @@ class WhiteningStatistics(_Statistics):
     def _spread_mean(self, mean: Any) -> Any:
         return self._blocks.spread(mean, self._coverage)
 
-    def _deviation(self, variance: Any) -> tuple[Any, Any]:
+    def _deviation(self, mean: Any, variance: Any) -> tuple[Any, Any]:
         """Of each feature `(S, F)`, never near 0; and whether a set is alive `(S, 1)`."""
         by_block = ops.reshape(variance, (self._shape[0], -1))
         whole = ops.mean(by_block, axis=1, keepdims=True)
-        alive = ops.logical_and(whole > CONSTANT_VARIANCE, whole < _LARGEST_VARIANCE)
+        squares = ops.reshape(ops.square(ops.stop_gradient(mean)), (self._shape[0], -1))
+        size = ops.maximum(ops.mean(squares, axis=1, keepdims=True), 1.0)
+        alive = ops.logical_and(whole > CONSTANT_VARIANCE * size, whole < _LARGEST_VARIANCE)
         if not self._by_channel:
             by_block = ops.broadcast_to(whole, ops.shape(by_block))
             floored = by_block
@@ -200,16 +208,16 @@ class WhiteningStatistics(_Statistics):
         deviation = ops.sqrt(ops.where(alive, floored, ops.ones_like(floored)))
         return self._blocks.spread(ops.reshape(deviation, (-1,))), alive
 
-    def _inverse_root(self, product: Any, variance: Any) -> Any:
+    def _inverse_root(self, product: Any, mean: Any, variance: Any) -> Any:
         """Whitening matrices of the features divided by their deviation."""
-        deviation, alive = self._deviation(variance)
+        deviation, alive = self._deviation(mean, variance)
         correlation = product / (deviation[:, :, None] * deviation[:, None, :])
         identity = ops.eye(product.shape[-1], dtype=product.dtype)
         correlation = correlation + self._epsilon * identity
         return inverse_sqrt(ops.where(alive[:, :, None], correlation, identity), self._iterations)
 
     def _product(self, mean: Any, variance: Any, matrix: Any) -> tuple[Any, Any]:
-        deviation, _ = self._deviation(variance)
+        deviation, _ = self._deviation(mean, variance)
         return self._spread_mean(mean), matrix / deviation[:, :, None]
 
     def _update(self, mean: Any, variance: Any, matrix: Any, due: Any) -> None:
@@ -217,17 +225,14 @@ class WhiteningStatistics(_Statistics):
             count = ops.cast(ops.convert_to_tensor(number), self._wide)
             return ops.maximum(1.0 - self._momentum, 1.0 / (count + 1.0))
 
-        finite = ops.cast(ops.all(ops.isfinite(mean + variance)), self._wide)
-        scale = weight(self.steps) * finite
-        self._move(self.moving_mean, ops.where(finite > 0, mean, 0.0), scale)
-        self._move(self.moving_variance, ops.where(finite > 0, variance, 0.0), scale)
-        if due is True:
-            self._move(self.moving_whitening, matrix, weight(self.updates))
-            self.updates.assign_add(1)
-        else:
-            due = ops.cast(due, self._wide)
-            self._move(self.moving_whitening, matrix, weight(self.updates) * due)
-            self.updates.assign_add(ops.cast(due, "int32"))
+        # One batch with NaN or infinity would stay in the running values forever.
+        finite = ops.isfinite(ops.sum(ops.stop_gradient(mean + variance)))
+        scale = weight(self.steps)
+        self._move(self.moving_mean, mean, scale, finite)
+        self._move(self.moving_variance, variance, scale, finite)
+        due = ops.logical_and(due, finite)
+        self._move(self.moving_whitening, matrix, weight(self.updates), due)
+        self.updates.assign_add(ops.cast(due, "int32"))
         self.steps.assign_add(1)
 
 
@@ -246,8 +251,7 @@ class OriginalStatistics(_Statistics):
     ) -> tuple[Any, Any]:
         """As in `WhiteningStatistics`; the values are not used."""
         del values
-        mean = ops.convert_to_tensor(self.moving_mean)
-        matrix = ops.convert_to_tensor(self.moving_whitening)
+        mean, matrix = self._value(self.moving_mean), self._value(self.moving_whitening)
         if not training or not self.trainable:
             return mean, matrix
 
@@ -258,7 +262,7 @@ class OriginalStatistics(_Statistics):
             pivot = ops.stop_gradient(mean if several else ops.mean(features, axis=1))
             moved = features - pivot[:, None, :]
             number = ops.cast(ops.shape(moved)[1], moved.dtype)
-            product = ops.matmul(ops.transpose(moved, (0, 2, 1)), moved) / number
+            product = ops.transpose(moved, (0, 2, 1)) @ moved / number
             first, product = replica_mean([ops.mean(moved, axis=1), product])
             product = product - first[:, :, None] * first[:, None, :]
             ridge = self._epsilon * ops.eye(product.shape[-1], dtype=product.dtype)
@@ -272,9 +276,9 @@ class OriginalStatistics(_Statistics):
             found = tuple(ops.where(due, a, b) for a, b in zip(of_batch(), old, strict=True))
         else:
             found = ops.cond(due, of_batch, lambda: old)
-        weight = ops.cast(due, self._wide) * (1.0 - self._momentum)
-        self._move(self.moving_mean, found[0], weight)
-        self._move(self.moving_whitening, found[1], weight)
+        due = ops.logical_and(due, ops.isfinite(ops.sum(ops.stop_gradient(found[0]))))
+        for variable, new in zip((self.moving_mean, self.moving_whitening), found, strict=True):
+            self._move(variable, new, 1.0 - self._momentum, due)
         self.updates.assign_add(ops.cast(due, "int32"))
         self.steps.assign_add(1)
         return found[0], found[1]

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_git.errors import InputError
 from keras_git.layers.blocks import Blocks, ChannelBlocks
-from keras_git.layers.normalization import l1_normalized, sample_normalized
+from keras_git.layers.normalization import centred, l1_normalized, sample_normalized
 from keras_git.layers.statistics import OriginalStatistics, WhiteningStatistics
 
 RULES = ("careful", "original")
@@ -27,7 +27,8 @@ class Whitened(keras.layers.Layer):
 
     The input x is replaced by ``D (x - mean)`` with ``D = (covariance + ridge) ** -0.5``, which is
     not computed: kernel and bias of the layer are multiplied instead. In training the statistics
-    are those of the batch and gradients flow through them; in inference, running ones.
+    are those of the batch and gradients flow through them; in inference, running ones. A batch with
+    NaN or infinity gives outputs of NaN and leaves the running ones as they were.
 
     Args:
         block_size: channels whitened together, see `keras_git.layers.blocks`; by default 16, of
@@ -39,8 +40,8 @@ class Whitened(keras.layers.Layer):
         sampling_stride: statistics are taken at every so many positions of the convolution, in both
             directions; the careful rules sample at least 3 by 3 positions where there are.
         update_interval: training steps from one whitening matrix to the next, by default 4 (rules
-            "original": 1). Mean and scale are
-            those of the batch in every step; the rules "original" keep all as it was.
+            "original": 1). Mean and scale are those of the batch in every step; the rules
+            "original" keep everything as it was at the last update.
         frozen: running statistics also in training, without updates; may be set at any time before
             a model is compiled. ``trainable = False`` implies it.
         freeze_iterations: None, or f for the original's schedule, updates in the first f of every
@@ -91,15 +92,16 @@ class Whitened(keras.layers.Layer):
             block_size = self.default_block_sizes[rules]
         if update_interval is None:
             update_interval = 1 if rules == "original" else UPDATE_INTERVAL
-        for name, value, least in (
-            ("block_size", block_size, 1),
-            ("iterations", iterations, 1),
-            ("sampling_stride", sampling_stride, 1),
-            ("update_interval", update_interval, 1),
-            ("freeze_iterations", 1 if freeze_iterations is None else freeze_iterations, 1),
+        for name, value in (
+            ("block_size", block_size),
+            ("iterations", iterations),
+            ("sampling_stride", sampling_stride),
+            ("update_interval", update_interval),
+            ("freeze_iterations", 1 if freeze_iterations is None else freeze_iterations),
         ):
-            if isinstance(value, bool) or int(value) != value or value < least:
-                raise InputError(f"{name} is {value!r}; give a whole number of {least} or more")
+            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            if not whole or value < 1:
+                raise InputError(f"{name} is {value!r}; give a whole number of 1 or more")
         if not epsilon >= 0:
             raise InputError(f"epsilon is {epsilon!r}; it must be 0 or more")
         if not 0 <= momentum < 1:
@@ -113,10 +115,11 @@ class Whitened(keras.layers.Layer):
             raise InputError(
                 f"standardization is {standardization!r}; allowed: {', '.join(STANDARDIZATIONS)}"
             )
-        self.block_size, self.epsilon, self.iterations = int(block_size), float(epsilon), iterations
+        self.block_size, self.epsilon = int(block_size), float(epsilon)
+        self.iterations = int(iterations)
         self.momentum, self.sampling_stride = float(momentum), int(sampling_stride)
         self.update_interval, self.frozen = int(update_interval), bool(frozen)
-        self.freeze_iterations = freeze_iterations
+        self.freeze_iterations = None if freeze_iterations is None else int(freeze_iterations)
         self.differentiate_statistics = bool(differentiate_statistics)
         self.feature_normalization, self.rules = feature_normalization, rules
         self.standardization = standardization
@@ -163,18 +166,23 @@ class Whitened(keras.layers.Layer):
         x = inputs
         if keras.backend.standardize_dtype(x.dtype) != self.compute_dtype:
             x = ops.cast(x, self.compute_dtype)
-        if self.feature_normalization not in ("sample", "l1"):
+        if self.feature_normalization is None:
             return x
+        if self.feature_normalization == "receptive_field":
+            # Windows are standardized anyway. This keeps the digits of images far from 0, and the
+            # padding counts as average.
+            return x if self.original else ops.cast(centred(ops.cast(x, self._wide)), x.dtype)
         epsilon = self.epsilon if self.original else NORMALIZATION_EPSILON
         function = sample_normalized if self.feature_normalization == "sample" else l1_normalized
         return ops.cast(function(ops.cast(x, self._wide), epsilon), self.compute_dtype)
 
     def _updating(self, training: Any) -> bool:
-        return bool(training) and not self.frozen
+        # of this layer: one made after `trainable = False` was set does not pass it on
+        return bool(training) and self.trainable and not self.frozen
 
     def _whitened_kernel(self, mean: Any, whitening: Any, kernel: Any) -> tuple[Any, Any]:
         """Kernel `(taps, channels / groups, outputs)` and what the mean adds to each output."""
-        matrices = ops.matmul(whitening, self._blocks.split(kernel))
+        matrices = whitening @ self._blocks.split(kernel)
         return self._blocks.join(matrices), self._blocks.offset(mean, matrices)
 
     def folded_weights(self) -> tuple[np.ndarray, ...]:

@@ -30,7 +30,8 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
     the iteration would diverge it stops at the last good step (`inverse_sqrt`).
 
     With "receptive_field", each window is standardized by mean and deviation of the
-    `2 (k - 1) d + 3` pixels around its centre, all channels, inside the image.
+    `2 (k - 1) d + 3` pixels around its centre, all channels, inside the image; the zeros of the
+    padding are the image's mean then.
 
     Arguments besides those of `Conv2D`: `block_size` (channels), `epsilon`, `iterations`,
     `momentum`, `sampling_stride`, `update_interval`, `frozen`, `freeze_iterations`,
@@ -50,15 +51,13 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         super().build(input_shape)
         first = self.data_format == "channels_first"
         channels = int(input_shape[1 if first else -1])
-        self._sizes = tuple(input_shape[2:] if first else input_shape[1:3])
-        self._padding = self.symmetric_padding or padding_sizes(
-            self.padding, self._sizes, self._extents, self.strides
-        )
+        sizes = input_shape[2:] if first else input_shape[1:3]
+        self._padding_of(sizes)  # a size may be missing
         kind = InterleavedBlocks if self.original else ChannelBlocks
         blocks: Blocks = kind(
             math.prod(self.kernel_size), channels, self.filters, self.groups, self.block_size
         )
-        self._build_statistics(blocks, self._coverage())
+        self._build_statistics(blocks, self._coverage(sizes))
 
     @property
     def symmetric_padding(self) -> list[tuple[int, int]] | None:
@@ -73,7 +72,8 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         if self.symmetric_padding is None:
             return super().convolution_op(inputs, kernel)
         first = self.data_format == "channels_first"
-        pads = ((0, 0), (0, 0), *self._padding) if first else ((0, 0), *self._padding, (0, 0))
+        zeros = self.symmetric_padding
+        pads = ((0, 0), (0, 0), *zeros) if first else ((0, 0), *zeros, (0, 0))
         return ops.conv(
             ops.pad(inputs, pads),
             kernel,
@@ -112,15 +112,15 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         outputs = outputs + ops.cast(bias, outputs.dtype)
         return outputs if self.activation is None else self.activation(outputs)
 
-    def _coverage(self) -> np.ndarray:
+    def _coverage(self, sizes: Any) -> np.ndarray:
         """Part of the positions in which each tap lies inside the image, `(taps,)`."""
         if self.feature_normalization == "receptive_field":
             return np.ones(math.prod(self.kernel_size))  # zeros are standardized like pixels
         by_axis = []
         for size, extent, pair, stride, taps, rate in zip(
-            self._sizes,
+            sizes,
             self._extents,
-            self._padding,
+            self._padding_of(sizes),
             self.strides,
             self.kernel_size,
             self.dilation_rate,
@@ -151,11 +151,17 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         flat, offset = self._whitened_kernel(mean, whitening, ops.reshape(kernel, (-1, *shape[2:])))
         return ops.reshape(flat, shape), offset
 
-    def _sampling(self) -> tuple[int, ...]:
+    def _padding_of(self, sizes: Any) -> list[tuple[int, int]]:
+        """Zeros before and after, per axis; sizes may differ from call to call."""
+        return self.symmetric_padding or padding_sizes(
+            self.padding, sizes, self._extents, self.strides
+        )
+
+    def _sampling(self, sizes: Any) -> tuple[int, ...]:
         """Positions from one sampled window to the next, in pixels."""
         found = []
         for size, extent, stride, pair in zip(
-            self._sizes, self._extents, self.strides, self._padding, strict=True
+            sizes, self._extents, self.strides, self._padding_of(sizes), strict=True
         ):
             every = self.sampling_stride
             if not self.original and size is not None:
@@ -168,14 +174,14 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         if self.original and math.prod(self.kernel_size) == 1:
             # every n-th pixel of the flat list
             flat = ops.reshape(images, (-1, 1, images.shape[-1]))
-            return flat[:: math.prod(self._sampling())]
-        steps = self._sampling()
+            return flat[:: math.prod(self._sampling(images.shape[1:3]))]
+        steps = self._sampling(images.shape[1:3])
         windows = patches(
             images,
             self.kernel_size,
             strides=steps,
             dilation_rate=self.dilation_rate,
-            padding=self._padding,
+            padding=self._padding_of(images.shape[1:3]),
         )
         if local is None:
             return windows
@@ -183,7 +189,7 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
             mean = ops.mean(windows, axis=(1, 2), keepdims=True)
             number = math.prod(windows.shape[1:])
             squares = ops.sum(ops.square(windows - mean), axis=(1, 2), keepdims=True)
-            deviation = ops.sqrt(ops.maximum(squares / max(number - 1, 1), 1e-30))
+            deviation = ops.sqrt(squares / max(number - 1, 1) + 1e-30)
             return (windows - mean) / (deviation + _ORIGINAL_FIELD_EPSILON)
         mean, deviation = (ops.reshape(self._at_windows(part, steps), (-1, 1, 1)) for part in local)
         return (windows - mean) / deviation
@@ -197,20 +203,22 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         if self.feature_normalization != "receptive_field":
             return None
         images = self._wide_images(x)
-        mean, square, _ = normalization.box_moments(images, 2 * max(self._extents) + 1)
-        variance = ops.maximum(square - ops.square(mean), 0.0)
+        mean, variance, _ = normalization.box_moments(images, 2 * max(self._extents) + 1)
         if self.original:
             # the root of 0 has no gradient
-            return mean, ops.sqrt(ops.maximum(variance, 1e-30)) + _ORIGINAL_FIELD_EPSILON
-        _, whole = normalization.sample_moments(images)
-        floor = NORMALIZATION_EPSILON + _FLAT * whole
+            return mean, ops.sqrt(variance + 1e-30) + _ORIGINAL_FIELD_EPSILON
+        floor = NORMALIZATION_EPSILON + _FLAT * normalization.deviation_of(images)
         return mean, ops.sqrt(variance + ops.square(floor))
 
     def _at_windows(self, maps: Any, steps: tuple[int, ...]) -> Any:
         """Values at the centres of the windows, `(N, rows, columns, 1)`."""
         slices = []
         for size, extent, pair, step in zip(
-            ops.shape(maps)[1:3], self._extents, self._padding, steps, strict=True
+            ops.shape(maps)[1:3],
+            self._extents,
+            self._padding_of(maps.shape[1:3]),
+            steps,
+            strict=True,
         ):
             positions = (size + sum(pair) - extent) // step + 1
             start = (extent - 1) // 2 - pair[0]

@@ -46,7 +46,6 @@ class WhitenedConv2DTranspose(Whitened, keras.layers.Conv2DTranspose):
         super().build(input_shape)
         first = self.data_format == "channels_first"
         channels = int(input_shape[1 if first else -1])
-        self._sizes = tuple(input_shape[2:] if first else input_shape[1:3])
         taps = math.prod(self.kernel_size)
         blocks: Blocks
         if self.original:
@@ -94,7 +93,9 @@ class WhitenedConv2DTranspose(Whitened, keras.layers.Conv2DTranspose):
     def _windows(self, images: Any) -> Any:
         """Sampled pixels (rules "original": windows), `(M, taps, C)`."""
         if not self.original:
-            rows, columns = (sampled_every(self.sampling_stride, size) for size in self._sizes)
+            rows, columns = (
+                sampled_every(self.sampling_stride, size) for size in images.shape[1:3]
+            )
             return ops.reshape(images[:, ::rows, ::columns], (-1, 1, images.shape[-1]))
         steps = [self.sampling_stride * stride for stride in self.strides]
         pads = [

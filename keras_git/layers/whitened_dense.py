@@ -57,7 +57,7 @@ class WhitenedDense(Whitened, keras.layers.Dense):
             self._updating(training),
         )
         kernel, bias = self._folded(mean, whitening)
-        outputs = ops.matmul(x, ops.cast(kernel, self.compute_dtype))
+        outputs = x @ ops.cast(kernel, self.compute_dtype)
         outputs = outputs + ops.cast(bias, outputs.dtype)
         return outputs if self.activation is None else self.activation(outputs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -10,10 +11,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_git import layers
-from keras_git.backend import StepModel
+from keras_git import backend, layers
 from keras_git.layers.normalization import box_sum
-from tests.reference.gradients import GradientRecorder, Step
+from tests.reference.gradients import Passes
 from tests.reference.registry import Arrays, Check
 from tests.reference.weights import channels_first, channels_last
 
@@ -27,14 +27,13 @@ def _inverse_sqrt(name: str, matrices: np.ndarray) -> np.ndarray:
     if found is None:
         raise ValueError(f"unknown key {name!r}")
     method, trace, iterations = found.groups()
-    return ops.convert_to_numpy(
-        layers.inverse_sqrt(
-            ops.convert_to_tensor(matrices),
-            int(iterations),
-            method=method,
-            normalizer="trace" if trace else "frobenius",
-        )
+    function = functools.partial(
+        layers.inverse_sqrt,
+        iterations=int(iterations),
+        method=method,
+        normalizer="trace" if trace else "frobenius",
     )
+    return ops.convert_to_numpy(backend.compiled(function, [])(matrices))
 
 
 def inverse_sqrt_family(arrays: Arrays, config: dict) -> Iterator[Check]:
@@ -112,39 +111,11 @@ def _conv_network(arrays: Arrays, shape: tuple[int, ...]) -> tuple[keras.Model, 
     return network, layer
 
 
-class _Squares(StepModel):
-    """Sum of the squared outputs of a network in training, and its gradients."""
-
-    def __init__(self, network: keras.Model, layer: Any, images: np.ndarray) -> None:
-        super().__init__(seed=0)
-        self.network, self.layer = network, layer
-        self.images = self.add_weight(shape=images.shape, initializer="zeros", name="images")
-        self.images.assign(images)
-        self.built = True
-        self.compile(optimizer="sgd")
-        self.optimizer.build(self.trainable_variables)
-        self.gradients = Step(self, self._gradients)
-
-    def _gradients(self) -> Any:
-        recorder = GradientRecorder()
-
-        def objective() -> tuple[Any, dict[str, Any]]:
-            outputs = self.network(ops.convert_to_tensor(self.images), training=True)
-            return ops.sum(ops.square(outputs)), {"outputs": outputs}
-
-        variables = [self.images, self.layer.kernel, self.layer.bias]
-        logs = self.minimize(objective, variables, recorder)
-        return logs["outputs"], recorder.gradients
-
-
 def _state(layer: Any, arrays: Arrays, tolerance: float) -> Iterator[Check]:
     """Running mean and matrix in the shapes of the file."""
     mean = ops.convert_to_numpy(layer.statistics.moving_mean)
     matrix = ops.convert_to_numpy(layer.statistics.moving_whitening)
     matrix = matrix[0] if len(matrix) == 1 else matrix
-    if "running_mean" in arrays and getattr(layer, "groups", 1) > 1:
-        # all features in the order of the windows, channel by channel
-        mean = mean.reshape(-1)
     yield Check("running_mean", mean.reshape(-1), "rel", tolerance)
     yield Check("running_cov_isqrt", matrix, "rel", tolerance)
     yield Check("running_cov_isqrt_rows0to63", matrix[:64], "rel", tolerance)
@@ -162,14 +133,14 @@ def conv_family(arrays: Arrays, config: dict) -> Iterator[Check]:
     network, layer = _conv_network(arrays, arrays["input"].shape)
     # a large window with many iterations is ill-conditioned
     tolerance = _STEM if layer.iterations > 10 else _OUTPUT
-    step = _Squares(network, layer, images)
-    outputs, (images_grad, kernel_grad, bias_grad) = step.gradients()
+    passes = Passes(network, images)
+    outputs, (images_grad, kernel_grad, bias_grad) = passes.gradients(images, np.float32(1.0))
     yield Check("output_train", channels_first(outputs), "rel", tolerance)
     yield Check("grad_input", channels_first(images_grad), "rel", _GRADIENT)
     yield Check("grad_weight", kernel_grad.transpose(3, 2, 0, 1), "rel", _GRADIENT)
     yield Check("grad_bias", bias_grad, "rel", _GRADIENT)
     yield from _state(layer, arrays, tolerance)
-    outputs = network(images, training=False)
+    outputs = passes.infer(images)
     yield Check("output_eval", channels_first(outputs), "rel", tolerance)
 
 
@@ -177,10 +148,11 @@ def two_updates_family(arrays: Arrays, config: dict) -> Iterator[Check]:
     """Two updates of the running statistics, then inference."""
     del config
     network, layer = _conv_network(arrays, arrays["input_a"].shape)
+    passes = Passes(network, channels_last(arrays["input_a"]))
     for name in ("a", "b"):
-        outputs = network(channels_last(arrays[f"input_{name}"]), training=True)
+        outputs = passes.train(channels_last(arrays[f"input_{name}"]))
         yield Check(f"train_{name}", channels_first(outputs), "rel", _OUTPUT)
-    outputs = network(channels_last(arrays["input_c"]), training=False)
+    outputs = passes.infer(channels_last(arrays["input_c"]))
     yield Check("eval_c", channels_first(outputs), "rel", _OUTPUT)
     yield from _state(layer, arrays, _OUTPUT)
 
@@ -199,14 +171,14 @@ def dense_family(arrays: Arrays, config: dict) -> Iterator[Check]:
     network = keras.Model(inputs, layer(inputs))
     layer.kernel.assign(weight.T)
     layer.bias.assign(arrays["bias"])
-    step = _Squares(network, layer, features)
-    outputs, (input_grad, kernel_grad, bias_grad) = step.gradients()
+    passes = Passes(network, features)
+    outputs, (input_grad, kernel_grad, bias_grad) = passes.gradients(features, np.float32(1.0))
     yield Check("output_train", outputs, "rel", _OUTPUT)
     yield Check("grad_input", input_grad, "rel", _GRADIENT)
     yield Check("grad_weight", kernel_grad.T, "rel", _GRADIENT)
     yield Check("grad_bias", bias_grad, "rel", _GRADIENT)
     yield from _state(layer, arrays, _OUTPUT)
-    outputs = ops.convert_to_numpy(network(features, training=False))
+    outputs = passes.infer(features)
     yield Check("output_eval", outputs, "rel", _OUTPUT)
 
 
@@ -229,8 +201,11 @@ def _transposed(arrays: Arrays, rules: str, **changes: Any) -> tuple[Any, Any]:
     layer.bias.assign(arrays["bias"])
     cut = 0 if same else padding
 
+    passes = Passes(layer, channels_last(arrays["input"]))
+
     def call(images: Any, training: bool) -> np.ndarray:
-        outputs = channels_first(layer(channels_last(images), training=training))
+        run = passes.train if training else passes.infer
+        outputs = channels_first(run(channels_last(images)))
         return outputs[..., cut : outputs.shape[2] - cut, cut : outputs.shape[3] - cut]
 
     return layer, call
@@ -267,11 +242,12 @@ def box_family(arrays: Arrays, config: dict) -> Iterator[Check]:
     """Sums over windows; "k4_becomes_5" is a window of 4 pixels."""
     del config
     images = arrays["input"]
-    maps = ops.convert_to_tensor(images.reshape(-1, *images.shape[2:], 1))
+    maps = images.reshape(-1, *images.shape[2:], 1)
     for key in arrays:
         found = re.match(r"k(\d+)", key)
         if found:
-            sums = ops.convert_to_numpy(box_sum(maps, int(found[1])))
+            function = functools.partial(box_sum, window=int(found[1]))
+            sums = ops.convert_to_numpy(backend.compiled(function, [])(maps))
             yield Check(key, sums.reshape(images.shape), "rel", _OUTPUT)
 
 
@@ -286,7 +262,8 @@ def field_family(arrays: Arrays, config: dict) -> Iterator[Check]:
         for name, number in re.findall(r"(min|max|eps|rate|sub)([\d.]+(?:e-?\d+)?)", key):
             options[names.get(name, "subsample")] = float(number)
         layer = layers.ReceptiveFieldNormalization(relative_epsilon=False, **options)
-        outputs = layer(channels_last(arrays["input"]))
+        images = channels_last(arrays["input"])
+        outputs = backend.compiled(layer, [])(images)
         loose = min(arrays["input"].shape[2:]) < 30 and options["coarse_to_fine"]
         tolerance = 3e-3 if loose else 5e-5
         yield Check(key, channels_first(outputs), "rel", tolerance)
@@ -300,9 +277,10 @@ def schedule_family(arrays: Arrays, config: dict) -> Iterator[Check]:
     )
     layer.build((None, 2))
     features = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
+    passes = Passes(layer, features)
     updated, before = [], ops.convert_to_numpy(layer.statistics.moving_mean)
     for _ in range(len(arrays.peek("updated"))):
-        layer(features, training=True)
+        passes.train(features)
         after = ops.convert_to_numpy(layer.statistics.moving_mean)
         updated.append(int((after != before).any()))
         before = after
@@ -374,7 +352,7 @@ def network_family(arrays: Arrays, config: dict) -> Iterator[Check]:
         yield Check(f"final_{name}_running_mean", mean, "rel", 1e-4)
         matrix = ops.convert_to_numpy(state.moving_whitening)[0]
         yield Check(f"final_{name}_running_cov_isqrt", matrix, "rel", 1e-4)
-    logits = ops.convert_to_numpy(network(images, training=False))
+    logits = network.predict_on_batch(images)
     yield Check("eval_logits_after", logits, "rel", 1e-4)
 
 
