@@ -29,7 +29,7 @@ def test_fixture(path):
 
 
 def test_every_fixture_has_a_family():
-    assert len(FIXTURES) == 16 + 35
+    assert len(FIXTURES) == 16 + 38
     assert all(family_of(path.name, families()) for path in FIXTURES)
 
 
