@@ -13,7 +13,11 @@ import pytest
 from tests.reference.__main__ import main
 from tests.reference.registry import Check, compare, families, family_of, run_file
 
-FIXTURES = sorted((Path(__file__).parent / "fixtures" / "git").glob("*.npz"))
+FIXTURES = [
+    path
+    for folder in ("git", "whitening")
+    for path in sorted((Path(__file__).parent / "fixtures" / folder).glob("*.npz"))
+]
 
 
 @pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
@@ -25,7 +29,7 @@ def test_fixture(path):
 
 
 def test_every_fixture_has_a_family():
-    assert len(FIXTURES) == 16
+    assert len(FIXTURES) == 16 + 38
     assert all(family_of(path.name, families()) for path in FIXTURES)
 
 

@@ -31,7 +31,8 @@ def inverse_sqrt(
 
     In floating point an iteration can diverge (high condition numbers, many iterations, the method
     "newton" from about 10 on). The distance of ``y`` from 1 never grows in exact arithmetic; where
-    it does, the matrix stays at its last good iterate, which is finite and whitens less.
+    it does, the matrix stays at its last good iterate, which is finite and whitens less. Condition
+    numbers beyond the precision (1e7 in float32) are for the ridge to prevent.
 
     Args:
         matrices: `(..., n, n)`, symmetric positive definite, float32 or float64; ridge included.

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
 from keras_git.errors import InputError
-from keras_git.layers import WhitenedConv2D
+from keras_git.layers import Whitened, WhitenedConv2D
 from keras_git.models import _blocks
 
 BATCH_NORM_MOMENTUM = 0.9
 BATCH_NORM_EPSILON = 1e-5
+
+# Those of `WhitenedConv2D` that are not the network's own.
+_ARGUMENTS = {
+    name
+    for name, parameter in inspect.signature(Whitened.__init__).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
+} - {"feature_normalization"}
 
 Whitening = bool | Mapping[str, Any]
 # (x, filters, kernel_size, strides, name of the convolution, name of the normalization) -> x
@@ -38,7 +46,7 @@ def convolution_unit(
         seed: of the kernels, N(0, 2 / fan_in).
 
     Raises:
-        InputError: a feature normalization without whitening.
+        InputError: a feature normalization without whitening, or an unknown argument.
     """
     if whitening is False and feature_normalization is not None:
         raise InputError(
@@ -46,6 +54,11 @@ def convolution_unit(
             "convolutions: give whitening=True too"
         )
     options = dict(whitening) if isinstance(whitening, Mapping) else {}
+    if not isinstance(whitening, (bool, Mapping)) or set(options) - _ARGUMENTS:
+        raise InputError(
+            f"whitening is {whitening!r}; allowed: True, False, or a mapping with any of "
+            f"{', '.join(sorted(_ARGUMENTS))}"
+        )
 
     def plain(x: Any, filters: int, size: int, strides: int, name: str, norm: str) -> Any:
         x = _blocks.convolution(

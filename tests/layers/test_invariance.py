@@ -49,7 +49,7 @@ def _deviation(model, condition):
 
 
 def test_gradient_descent_is_invariant_to_a_change_of_basis():
-    """At 1000 the covariance has condition 1e6: float32 leaves its smallest eigenvalue few digits."""
+    """At 1000 the covariance has condition 1e6, and float32 few digits of its smallest part."""
     model = _Regression(iterations=40, epsilon=1e-12)
     for condition in (3.0, 30.0, 1000.0):
         assert _deviation(model, condition) < 1e-2, condition
@@ -76,7 +76,7 @@ def test_a_plain_layer_is_not_invariant():
     x, y = _data()
     changed = x @ change_of_basis(np.random.default_rng(1), FEATURES, 3.0)
     before, after = model.losses(x, y), model.losses(changed, y)
-    assert np.max(np.abs(after - before) / before) > 1
+    assert np.max(np.abs(after - before) / before) > 0.2
 
 
 def _images():

@@ -30,7 +30,9 @@ def _exact(matrices):
 
 def _root(matrices, iterations, **options):
     function = functools.partial(inverse_sqrt, iterations=iterations, **options)
-    return ops.convert_to_numpy(compiled(function, [])(matrices))
+    if keras.config.backend() == "jax":  # operation by operation it takes a minute
+        function = compiled(function, [])
+    return ops.convert_to_numpy(function(ops.convert_to_tensor(matrices)))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_float64():
 
 
 @pytest.mark.parametrize(
-    ("method", "condition"), [("newton", 1e6), ("inverse_newton", 1e6), ("denman_beavers", 1e9)]
+    ("method", "condition"), [("newton", 1e6), ("inverse_newton", 1e6), ("denman_beavers", 1e6)]
 )
 def test_divergence_stops_at_the_last_good_iterate(method, condition):
     matrices = _matrices(condition, number=1)
@@ -83,7 +85,7 @@ def test_divergence_stops_at_the_last_good_iterate(method, condition):
         assert np.isfinite(root).all()
         return np.linalg.norm(root @ matrices @ root - np.eye(6))
 
-    residuals = [residual(iterations) for iterations in (1, 5, 10, 20, 40)]
+    residuals = [residual(iterations) for iterations in (4, 8, 20)]
     for before, after in zip(residuals, residuals[1:], strict=False):
         assert after <= 1.01 * before + 1e-3  # the root is of float32
     assert residuals[-1] < np.sqrt(6)
