@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +165,12 @@ def train_and_measure(
         started: `time.monotonic()` before the data were loaded.
         oracle: see `ClassifierTrainer`.
     """
-    several = config.distribution == "data_parallel"
-    with kg.distribution.data_parallel() if several else nullcontext():
+    if config.distribution == "none":
+        return _train_and_measure(config, methods, splits, folder, started, oracle)
+    # TensorFlow reports each of the hundreds of reductions that it puts into a step.
+    getLogger("tensorflow").setLevel("WARNING")
+    with kg.distribution.data_parallel() as devices:
+        logging.info("each batch is divided among %d devices", devices)
         return _train_and_measure(config, methods, splits, folder, started, oracle)
 
 

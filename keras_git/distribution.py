@@ -34,7 +34,7 @@ def data_parallel() -> Iterator[int]:
     multiple of as many images as there are devices; give a `tf.data.Dataset` or arrays on
     TensorFlow, such as `keras_git.data.training_data` makes. A network may be used outside, too.
 
-    Gives:
+    Yields:
         The number of devices, 1 or more.
 
     Raises:

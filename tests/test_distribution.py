@@ -60,6 +60,11 @@ def test_a_batch_that_cannot_be_divided_is_refused(report: dict[str, Any]) -> No
     assert "evenly" in report["facts"]["odd batch"]
 
 
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="divided by JAX itself")
+def test_data_that_keras_would_divide_wrongly_are_refused(report: dict[str, Any]) -> None:
+    assert "not a _NumpyBatches: use pipeline='tf_data'" in report["facts"]["PyDataset"]
+
+
 @pytest.mark.skipif(TORCH, reason="refuses")
 def test_one_device_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kg.distribution, "num_devices", lambda: 1)
@@ -110,7 +115,7 @@ def test_an_experiment_on_two_devices(tmp_path: Path) -> None:
     flags = [
         "--flagfile=experiments/flagfiles/quickstart.cfg",
         "--quick",
-        "--num_classes=12",
+        "--num_classes=20",
         "--methods=erm,git",
         "--distribution=data_parallel",
         f"--output_dir={tmp_path / 'run'}",

@@ -198,6 +198,11 @@ def facts() -> dict[str, Any]:
         model.fit(kg.data.training_data(stream(data)), steps_per_epoch=2, verbose=0, shuffle=False)
         found["iterations after loading"] = int(ops.convert_to_numpy(model.optimizer.iterations))
         try:
+            arrays = kg.data.training_data(stream(data), pipeline="numpy")
+            model.fit(arrays, steps_per_epoch=1, verbose=0)
+        except kg.InputError as error:
+            found["PyDataset"] = str(error)
+        try:
             odd = stream(data, batch=5)
             model.fit(kg.data.training_data(odd), steps_per_epoch=1, verbose=0, shuffle=False)
         except Exception as error:  # each backend has its own

@@ -17,21 +17,21 @@ class _DividedBatches(SeededModel):
     """Gives each replica of a strategy its part of every batch of `fit`."""
 
     def fit(
-        self, x: Any = None, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any
+        self, x: Any, y: Any = None, batch_size: int | None = None, *args: Any, **kwargs: Any
     ) -> Any:
         number = self.distribute_strategy.num_replicas_in_sync
         if number > 1:
             if isinstance(x, tf.data.Dataset):
                 data = _divided(x, number)
                 x = self.distribute_strategy.distribute_datasets_from_function(lambda _: data)
-            elif isinstance(x, keras.utils.PyDataset):
-                # Keras divides all arrays of a batch as if they had the length of the first.
+            elif all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(x)):
+                _check_division(len(keras.tree.flatten(x)[0]), batch_size or 32, number)
+            elif not isinstance(x, tf.distribute.DistributedDataset):
+                # Keras would divide all arrays of a batch as if they had the length of the first.
                 raise InputError(
                     "data-parallel training on TensorFlow takes a tf.data.Dataset or arrays, not a "
-                    "PyDataset: use pipeline='tf_data'"
+                    f"{type(x).__name__}: use pipeline='tf_data'"
                 )
-            elif x is not None:
-                _check_division(len(keras.tree.flatten(x)[0]), batch_size or 32, number)
         return super().fit(x, y, batch_size, *args, **kwargs)
 
 
