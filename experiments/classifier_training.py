@@ -271,7 +271,7 @@ class ClassifierTrainer:
         return kg.data.Stream(
             dataset,
             sampler,
-            max(int(config.generated_fraction * config.batch_size), 1),
+            config.source_batch_size,
             augmentation=AUGMENTATIONS[augmentation],
             seed=seed,
             drop_remainder=True,
@@ -347,6 +347,12 @@ class ClassifierTrainer:
                 "which this dataset does not offer; experiments.k49_lt has both"
             )
         stream = self._stream(method, 0)
+        rest = 0 if self.config.drop_remainder else stream.images_per_epoch % stream.batch_size
+        if rest % self.config.devices:
+            raise InputError(
+                f"--batch_size={stream.batch_size}: the last batch of an epoch has {rest} images, "
+                f"which {self.config.devices} devices cannot divide evenly; add --drop_remainder"
+            )
         self._network(method, 0)
         make_optimizer(self.config, stream.steps_per_epoch)
         method.make_loss(self.dataset.class_counts)

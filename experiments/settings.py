@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import keras
+
 import keras_git as kg
 from experiments.command_line import option
 from experiments.methods import NAMES, Method, parse_method
@@ -26,6 +28,11 @@ class TrainingConfig:
         0.0, "Part of the training images for the selection of an epoch; 0: last epoch only."
     )
     pipeline: str = option("auto", "How batches are made.", ("auto", "tf_data", "numpy"))
+    distribution: str = option(
+        "none",
+        "data_parallel divides each batch among all devices of this machine (not on PyTorch).",
+        ("none", "data_parallel"),
+    )
 
     # Methods and classifier
     methods: tuple[str, ...] = option(
@@ -138,6 +145,20 @@ class TrainingConfig:
     output_dir: str = option("results/cifar_lt", "Folder of the results; one per configuration.")
     export: tuple[str, ...] = option((), "Further formats: tf_saved_model, onnx.")
     quick: bool = option(False, "Smoke test: every stage, tiny sizes, meaningless results.")
+
+    @property
+    def source_batch_size(self) -> int:
+        """Images per step to generate from."""
+        return max(int(self.generated_fraction * self.batch_size), 1)
+
+    @property
+    def devices(self) -> int:
+        """Devices among which a batch is divided.
+
+        Raises:
+            InputError: several devices on PyTorch.
+        """
+        return kg.distribution.num_devices() if self.distribution == "data_parallel" else 1
 
     @property
     def generation_epoch(self) -> int:
@@ -315,7 +336,36 @@ def checked(
     if needs_fraction and not config.validation_fraction:
         raise InputError("--invariance_split=validation needs --validation_fraction above 0")
     kg.data.choose_pipeline(config.pipeline)
+    _check_distribution(config, methods)
     return config, methods
+
+
+def _check_distribution(config: TrainingConfig, methods: list[Method]) -> None:
+    """Raises InputError for what several devices cannot do or divide."""
+    devices = config.devices
+    if devices == 1:
+        return
+    batches = {"--batch_size": config.batch_size}
+    if any(method.generates for method in methods):
+        batches["--generated_fraction, the generated part of a batch"] = config.source_batch_size
+        if not config.generator:
+            batches["--generator_batch_size"] = config.generator_batch_size
+    for name, size in batches.items():
+        if size % devices:
+            raise InputError(
+                f"{name}: {size} images cannot be divided evenly among {devices} devices; use a "
+                f"multiple of {devices}, or --distribution=none"
+            )
+    if keras.config.backend() == "tensorflow":
+        if config.gradient_accumulation > 1:
+            raise InputError(
+                "--gradient_accumulation: Keras cannot accumulate gradients of several devices on "
+                "TensorFlow; use 1, or KERAS_BACKEND=jax"
+            )
+        if config.pipeline == "numpy":
+            raise InputError(
+                "--pipeline=numpy: several devices on TensorFlow need tf_data, or auto"
+            )
 
 
 def decisive_settings(config: TrainingConfig) -> dict[str, Any]:
@@ -325,6 +375,8 @@ def decisive_settings(config: TrainingConfig) -> dict[str, Any]:
         settings.pop(name, None)
     if not config.whitening:  # as in folders from before there was any
         del settings["whitening"], settings["feature_normalization"]
+    if config.distribution == "none":  # as in folders made before there was a choice
+        settings.pop("distribution")
     if config.generator:
         settings["generator"] = hashlib.sha256(Path(config.generator).read_bytes()).hexdigest()
     return settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,23 @@ def train_and_measure(
         started: `time.monotonic()` before the data were loaded.
         oracle: see `ClassifierTrainer`.
     """
+    if config.distribution == "none":
+        return _train_and_measure(config, methods, splits, folder, started, oracle)
+    # TensorFlow reports each of the hundreds of reductions that it puts into a step.
+    getLogger("tensorflow").setLevel("WARNING")
+    with kg.distribution.data_parallel() as devices:
+        logging.info("each batch is divided among %d devices", devices)
+        return _train_and_measure(config, methods, splits, folder, started, oracle)
+
+
+def _train_and_measure(
+    config: TrainingConfig,
+    methods: Sequence[Method],
+    splits: kg.data.Splits,
+    folder: ResultsFolder,
+    started: float,
+    oracle: tuple[kg.data.ImageDataset, kg.transforms.Transform] | None,
+) -> dict[str, Any]:
     train = splits.train
     if config.quick and config.keep_threshold is not None:
         # The sizes of --quick are known only now.
@@ -281,9 +299,11 @@ def _recognizer(
     if all(16 <= size <= 31 for size in dataset.image_shape[:2]):
         # Another network than the classifiers', and a fast one where it fits.
         config = dataclasses.replace(config, architecture="four_conv", width=32)
+    devices = config.devices
     settings = dataclasses.replace(
         config,
-        batch_size=_RECOGNITION_BATCH,
+        batch_size=min(_RECOGNITION_BATCH, len(dataset)) // devices * devices,
+        drop_remainder=config.drop_remainder or devices > 1,
         augmentation="none",
         epochs=epochs,
         defer_epoch=epochs,

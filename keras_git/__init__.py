@@ -9,6 +9,7 @@ from __future__ import annotations
 from keras_git import (
     auditing,
     data,
+    distribution,
     export,
     layers,
     losses,
@@ -30,6 +31,7 @@ __all__ = [
     "audit",
     "auditing",
     "data",
+    "distribution",
     "export",
     "layers",
     "losses",
