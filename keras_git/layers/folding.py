@@ -127,13 +127,13 @@ def _merged_normalizations(model: keras.Model) -> dict[str, keras.layers.BatchNo
         for source in inputs:
             consumers.setdefault(source, []).append(name)
     ends = _leaves(config["output_layers"])
-    layers = {layer.name: layer for layer in model.layers}
+    layers: dict[str, Any] = {layer.name: layer for layer in model.layers}
     found = {}
     for name, inputs in sources.items():
         normalization = layers.get(name)
         if not isinstance(normalization, keras.layers.BatchNormalization) or len(inputs) != 1:
             continue
-        before = layers.get(inputs[0])
+        before: Any = layers.get(inputs[0])
         if (
             # no subclass: it may do something else with its kernel
             type(before) in _SCALABLE

@@ -106,8 +106,9 @@ class WhiteningStatistics(_Statistics):
     step may use the running one (`update_interval`), while mean and scale are always those of the
     batch: with stale ones, activations grow without bound at high learning rates.
 
-    Weights: `moving_mean` and `moving_variance` (C,), `moving_whitening` (S, F, F), `steps`,
-    `updates`. Averages are plain until they would forget faster than the momentum asks.
+    Weights: `moving_mean` and `moving_variance` (C,), `moving_whitening` (S, F, F), `moving_offset`
+    (S, F), which is how far the mean of a feature is from that of its channel, in deviations,
+    `steps`, `updates`. Averages are plain until they would forget faster than the momentum asks.
 
     Args:
         blocks: the division of the features.
@@ -128,6 +129,7 @@ class WhiteningStatistics(_Statistics):
         channels = (self._blocks.num_channels,)
         self._build_state(channels)
         self.moving_variance = self._add("moving_variance", channels, "ones", self._wide)
+        self.moving_offset = self._add("moving_offset", self._shape, "zeros", self._wide)
 
     def current(
         self, values: Callable[[], Any], rows: Callable[[], Any], training: bool
@@ -142,18 +144,18 @@ class WhiteningStatistics(_Statistics):
         Returns:
             mean `(S, F)` and matrices `(S, F, F)`, by which a kernel is multiplied.
         """
-        matrix = self._value(self.moving_whitening)
+        state = self._value(self.moving_whitening), self._value(self.moving_offset)
         if not training or not self.trainable:
             mean = ops.convert_to_tensor(self.moving_mean)
             variance = ops.convert_to_tensor(self.moving_variance)
-            return self._product(mean, variance, matrix)
+            return self._product(mean, variance, *state)
         stop = (lambda x: x) if self._differentiate else ops.stop_gradient
         inputs = stop(values())
         axes = tuple(range(len(inputs.shape) - 1))
         # Products are of differences to a pivot, so that a large mean does not cancel them. It is
         # the same on all replicas, which have no mean in common before the one reduction.
         several = num_replicas() > 1
-        pivot = ops.convert_to_tensor(self.moving_mean) if several else ops.mean(inputs, axes)
+        pivot = self._value(self.moving_mean) if several else ops.mean(inputs, axes)
         pivot = ops.stop_gradient(pivot)
         centred = inputs - pivot
         moments = [ops.mean(centred, axes), ops.mean(ops.square(centred), axes)]
@@ -162,15 +164,13 @@ class WhiteningStatistics(_Statistics):
         def of_rows() -> list[Any]:
             moved = stop(rows()) - shift[:, None, :]
             number = ops.cast(ops.shape(moved)[1], moved.dtype)
-            product = ops.transpose(moved, (0, 2, 1)) @ moved / number
-            return [ops.mean(moved, axis=1), product]
+            return [ops.mean(moved, axis=1), ops.transpose(moved, (0, 2, 1)) @ moved / number]
 
-        def whitened(first: Any, product: Any) -> Any:
-            difference = self._spread_mean(mean) - shift
-            crossed = first[:, :, None] * difference[:, None, :]
-            product = product - crossed - ops.transpose(crossed, (0, 2, 1))
-            product = product + difference[:, :, None] * difference[:, None, :]
-            return self._inverse_root(product, mean, variance)
+        def whitened(first: Any, product: Any) -> tuple[Any, Any]:
+            covariance = product - first[:, :, None] * first[:, None, :]
+            deviation, alive = self._deviation(mean, variance)
+            offset = (first + shift - self._spread_mean(mean)) / deviation
+            return self._inverse_root(covariance, deviation, alive), offset
 
         due = self._due()
         found: list[Any] = []
@@ -181,14 +181,13 @@ class WhiteningStatistics(_Statistics):
         mean = pivot + moments[0]
         variance = moments[1] - ops.square(moments[0])
         if due is True:
-            matrix = whitened(*(found or of_rows()))
+            new = whitened(*(found or of_rows()))
         elif several:
-            matrix = ops.where(due, whitened(*found), matrix)
+            new = tuple(ops.where(due, a, b) for a, b in zip(whitened(*found), state, strict=True))
         else:
-            old = matrix
-            matrix = ops.cond(due, lambda: whitened(*of_rows()), lambda: old)
-        self._update(mean, variance, matrix, due)
-        return self._product(mean, variance, matrix)
+            new = ops.cond(due, lambda: whitened(*of_rows()), lambda: state)
+        self._update(mean, variance, *new, due)
+        return self._product(mean, variance, *new)
 
     def _spread_mean(self, mean: Any) -> Any:
         return self._blocks.spread(mean, self._coverage)
@@ -208,19 +207,18 @@ class WhiteningStatistics(_Statistics):
         deviation = ops.sqrt(ops.where(alive, floored, ops.ones_like(floored)))
         return self._blocks.spread(ops.reshape(deviation, (-1,))), alive
 
-    def _inverse_root(self, product: Any, mean: Any, variance: Any) -> Any:
+    def _inverse_root(self, covariance: Any, deviation: Any, alive: Any) -> Any:
         """Whitening matrices of the features divided by their deviation."""
-        deviation, alive = self._deviation(mean, variance)
-        correlation = product / (deviation[:, :, None] * deviation[:, None, :])
-        identity = ops.eye(product.shape[-1], dtype=product.dtype)
+        correlation = covariance / (deviation[:, :, None] * deviation[:, None, :])
+        identity = ops.eye(covariance.shape[-1], dtype=covariance.dtype)
         correlation = correlation + self._epsilon * identity
         return inverse_sqrt(ops.where(alive[:, :, None], correlation, identity), self._iterations)
 
-    def _product(self, mean: Any, variance: Any, matrix: Any) -> tuple[Any, Any]:
+    def _product(self, mean: Any, variance: Any, matrix: Any, offset: Any) -> tuple[Any, Any]:
         deviation, _ = self._deviation(mean, variance)
-        return self._spread_mean(mean), matrix / deviation[:, :, None]
+        return self._spread_mean(mean) + offset * deviation, matrix / deviation[:, :, None]
 
-    def _update(self, mean: Any, variance: Any, matrix: Any, due: Any) -> None:
+    def _update(self, mean: Any, variance: Any, matrix: Any, offset: Any, due: Any) -> None:
         def weight(number: Any) -> Any:
             count = ops.cast(ops.convert_to_tensor(number), self._wide)
             return ops.maximum(1.0 - self._momentum, 1.0 / (count + 1.0))
@@ -231,7 +229,9 @@ class WhiteningStatistics(_Statistics):
         self._move(self.moving_mean, mean, scale, finite)
         self._move(self.moving_variance, variance, scale, finite)
         due = ops.logical_and(due, finite)
-        self._move(self.moving_whitening, matrix, weight(self.updates), due)
+        scale = weight(self.updates)
+        self._move(self.moving_whitening, matrix, scale, due)
+        self._move(self.moving_offset, offset, scale, due)
         self.updates.assign_add(ops.cast(due, "int32"))
         self.steps.assign_add(1)
 

@@ -152,8 +152,8 @@ class Whitened(keras.layers.Layer):
             self.statistics = OriginalStatistics(blocks, **options)
         self.statistics.build()
 
-    def _running(self) -> tuple[Any, Any]:
-        """Mean and matrices of inference."""
+    def running(self) -> tuple[Any, Any]:
+        """What whitens in inference: means `(S, F)`, matrices `(S, F, F)` of S sets of features."""
         return self.statistics.current(lambda: None, lambda: None, False)
 
     @property

@@ -258,7 +258,7 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
 
     def folded_weights(self) -> tuple[np.ndarray, np.ndarray]:
         """Kernel and bias of the `Conv2D` that computes the same in inference."""
-        mean, whitening = self._running()
+        mean, whitening = self.running()
         kernel, offset = self._folded(mean, whitening)
         bias = -offset if self.bias is None else ops.cast(self.bias, self._wide) - offset
         return ops.convert_to_numpy(kernel), ops.convert_to_numpy(bias)

@@ -128,7 +128,7 @@ class WhitenedConv2DTranspose(Whitened, keras.layers.Conv2DTranspose):
 
     def folded_weights(self) -> tuple[np.ndarray, ...]:
         """Kernel, bias (0 without one) and what is subtracted from the input's channels."""
-        mean, whitening = self._running()
+        mean, whitening = self.running()
         kernel, bias = self._folded(mean, whitening)
         kernel = ops.convert_to_numpy(kernel)
         subtracted = np.zeros(kernel.shape[-1], kernel.dtype)

@@ -69,5 +69,5 @@ class WhitenedDense(Whitened, keras.layers.Dense):
 
     def folded_weights(self) -> tuple[np.ndarray, np.ndarray]:
         """Kernel and bias of the `Dense` that computes the same in inference."""
-        kernel, bias = self._folded(*self._running())
+        kernel, bias = self._folded(*self.running())
         return ops.convert_to_numpy(kernel), ops.convert_to_numpy(bias)

@@ -13,7 +13,7 @@ from tests.reference.gradients import Passes
 
 
 def _convolution(**options):
-    layer = WhitenedConv2D(2, 2, sampling_stride=1, block_size=2, **options)
+    layer = WhitenedConv2D(2, 2, sampling_stride=1, block_size=2, update_interval=1, **options)
     layer.build((None, 5, 5, 4))
     return layer
 
@@ -44,7 +44,7 @@ def test_gradients_are_those_of_finite_differences(norm):
 
 def test_gradient_of_a_whitened_input_has_no_shift_and_no_scale():
     """Shifting a feature, or scaling all of them, changes nothing."""
-    layer = WhitenedDense(3, iterations=14, epsilon=1e-7)
+    layer = WhitenedDense(3, iterations=14, epsilon=1e-7, update_interval=1)
     x = correlated(np.random.default_rng(1), (32, 5), 3.0)
     layer.build(x.shape)
     factors = np.random.default_rng(2).normal(size=(32, 3)).astype("float32")
@@ -57,7 +57,7 @@ def test_gradient_of_a_whitened_input_has_no_shift_and_no_scale():
 
 def test_without_differentiation_the_statistics_are_constants():
     """The gradient is then D W^T times that of the outputs."""
-    layer = WhitenedDense(3, iterations=14, differentiate_statistics=False)
+    layer = WhitenedDense(3, iterations=14, differentiate_statistics=False, update_interval=1)
     x = correlated(np.random.default_rng(1), (32, 5), 3.0)
     layer.build(x.shape)
     factors = np.random.default_rng(2).normal(size=(32, 3)).astype("float32")
@@ -153,7 +153,7 @@ def test_far_mean_costs_no_accuracy(degenerate):
 @pytest.mark.parametrize("iterations", [5, 20])
 def test_batch_of_one_and_fewer_rows_than_features(iterations):
     """One row is its own mean: the output is the bias. Few rows: finite, variance at most 1."""
-    layer = WhitenedDense(3, iterations=iterations, bias_initializer="ones")
+    layer = WhitenedDense(3, iterations=iterations, bias_initializer="ones", update_interval=1)
     layer.build((None, 12))
     rng = np.random.default_rng(5)
     for rows in (1, 3):

@@ -21,6 +21,7 @@ class _Regression:
 
     def __init__(self, dtype="float32", **whitening):
         self.dtype = dtype
+        whitening = {"update_interval": 1, **whitening}
         self.layer = layers.WhitenedDense(2, kernel_initializer="zeros", dtype=dtype, **whitening)
         self.model = keras.Sequential([keras.Input((FEATURES,), dtype=dtype), self.layer])
         self.model.compile(optimizer=keras.optimizers.SGD(0.5), loss="mse")

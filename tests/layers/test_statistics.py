@@ -15,32 +15,26 @@ FEATURES = 4
 
 
 def _layer(**options):
-    layer = WhitenedDense(2, **options)
+    layer = WhitenedDense(2, **{"update_interval": 1, **options})
     layer.build((None, FEATURES))
     return layer
 
 
 def _state(layer):
-    statistics = layer.statistics
-    return tuple(
-        ops.convert_to_numpy(variable)
-        for variable in (
-            statistics.moving_mean,
-            statistics.moving_whitening,
-            statistics.steps,
-            statistics.updates,
-        )
-    )
+    """What whitens in inference, mean (S, F) and matrices (S, F, F), and the counters."""
+    counters = layer.statistics.steps, layer.statistics.updates
+    return tuple(ops.convert_to_numpy(value) for value in (*layer.running(), *counters))
 
 
 def _updates(layer, steps, size=16):
-    """Which of the training steps changed the running mean."""
+    """Which of the training steps changed the running whitening matrix."""
     rng = np.random.default_rng(0)
     passes, changed = Passes(layer, np.zeros((size, FEATURES), "float32")), []
     for _ in range(steps):
-        before = _state(layer)[0]
+        before = ops.convert_to_numpy(layer.statistics.moving_whitening)
         passes.train(correlated(rng, (size, FEATURES)))
-        changed.append(bool((_state(layer)[0] != before).any()))
+        after = ops.convert_to_numpy(layer.statistics.moving_whitening)
+        changed.append(bool((after != before).any()))
     return changed
 
 
@@ -63,16 +57,19 @@ def test_first_updates_are_plain_averages_and_later_ones_follow_the_momentum():
     rng = np.random.default_rng(2)
     layer = _layer(iterations=14, momentum=0.6)
     passes = Passes(layer, np.zeros((32, FEATURES), "float32"))
-    mean, matrix = 0.0, 0.0
+    mean, variance, matrix = 0.0, 0.0, 0.0
     for step, weight in enumerate((1.0, 1 / 2, 0.4, 0.4)):  # 1 / 3 is below 1 - momentum
         x = correlated(rng, (32, FEATURES), 3.0) + 5
         passes.train(x)
         batch_mean, batch_matrix = whitening_matrix(x.astype("float64"), 1e-5)
+        batch_variance = x.astype("float64").var(axis=0).mean()
         mean = weight * batch_mean + (1 - weight) * mean
-        matrix = weight * batch_matrix + (1 - weight) * matrix
+        variance = weight * batch_variance + (1 - weight) * variance
+        # averaged in units of the deviation
+        matrix = weight * batch_matrix * batch_variance**0.5 + (1 - weight) * matrix
         ours = _state(layer)
         np.testing.assert_allclose(ours[0][0], mean, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(ours[1][0], matrix, rtol=0, atol=2e-3)
+        np.testing.assert_allclose(ours[1][0], matrix / variance**0.5, rtol=0, atol=2e-3)
         assert (ours[2], ours[3]) == (step + 1, step + 1)
 
 
@@ -116,7 +113,9 @@ def test_frozen_layers_use_their_running_statistics(how):
 )
 def test_training_through_fit_counts_steps(options):
     """Interval 2: steps without an update use running values that the same step writes to."""
-    network = keras.Sequential([keras.Input((FEATURES,)), WhitenedDense(2, **options)])
+    network = keras.Sequential(
+        [keras.Input((FEATURES,)), WhitenedDense(2, **{"update_interval": 1, **options})]
+    )
     network.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
     x = correlated(np.random.default_rng(5), (32, FEATURES))
     history = network.fit(x, x[:, :2], batch_size=8, epochs=4, verbose=0)

@@ -21,7 +21,7 @@ from tests.reference.gradients import Passes
 BACKEND = keras.config.backend()
 SHAPE = (7, 10, 4)
 # Enough iterations to converge on features of moderate condition.
-CONVERGED = {"iterations": 14, "sampling_stride": 1}
+CONVERGED = {"iterations": 14, "sampling_stride": 1, "update_interval": 1}
 
 CONVOLUTIONS = {
     "same": {"filters": 5, "kernel_size": 3, "padding": "same"},
@@ -140,6 +140,7 @@ def test_training_output_of_dense_layers():
         {"one": {"units": 3, "block_size": 6}, "two": {"units": 3, "block_size": 3}},
         (4, 6),
         iterations=14,
+        update_interval=1,
     )
     x = correlated(np.random.default_rng(5), (9, 4, 6), 5.0)
     ours = Passes(network, x).train(x)
@@ -207,7 +208,7 @@ def test_zeros_of_the_padding_belong_to_the_data():
     layer.build(x.shape)
     Passes(layer, x).train(x)
     assert same_padding(6, 3, 2) == (0, 1)
-    mean = ops.convert_to_numpy(layer.statistics.moving_mean).reshape(3, 3)
+    mean = ops.convert_to_numpy(layer.running()[0]).reshape(3, 3)
     np.testing.assert_allclose(mean, [[1, 1, 2 / 3], [1, 1, 2 / 3], [2 / 3, 2 / 3, 4 / 9]], 1e-6)
 
 
