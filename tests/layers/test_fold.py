@@ -66,8 +66,8 @@ def _images(shape, number=3):
 def _convolutions(format):
     shape = SHAPE if format == "channels_last" else (4, 7, 10)
     variants, transposed = dict(CONVOLUTIONS), dict(TRANSPOSED)
-    if format == "channels_first" and BACKEND == "tensorflow":
-        # the CPU has no grouped or dilated convolutions of channels-first images
+    if format == "channels_first" and BACKEND != "torch":
+        # TensorFlow's CPU has no grouped or dilated ones, and JAX compiles them for long
         for kinds in (variants, transposed):
             for name in [n for n, v in kinds.items() if {"groups", "dilation_rate"} & set(v)]:
                 del kinds[name]
@@ -82,18 +82,18 @@ def _convolutions(format):
         options = {**options, "data_format": format}
         linear = "activation" not in options
         add(f"w_{name}", layers.WhitenedConv2D(**options, block_size=2), linear)
-        if linear:
+        if name in ("same_strided", "dilated", "grouped", "no_bias"):
             add(f"p_{name}", keras.layers.Conv2D(**options), True)
     for name, options in transposed.items():
         options = {**options, "data_format": format}
         linear = "activation" not in options
         add(f"wt_{name}", layers.WhitenedConv2DTranspose(**options, block_size=2), linear)
-        if linear:
+        if name == "no_bias":
             add(f"pt_{name}", keras.layers.Conv2DTranspose(**options), True)
     depthwise = keras.layers.DepthwiseConv2D(
         3, depth_multiplier=2, use_bias=False, data_format=format
     )
-    if format == "channels_last" or BACKEND != "tensorflow":
+    if format == "channels_last" or BACKEND == "torch":
         add("depthwise", depthwise, True)
     for norm in layers.FEATURE_NORMALIZATIONS:
         conv = layers.WhitenedConv2D(

@@ -34,13 +34,17 @@ def _inverse_sqrt(name: str, matrices: np.ndarray) -> np.ndarray:
     if found is None:
         raise ValueError(f"unknown key {name!r}")
     method, trace, iterations = found.groups()
-    function = functools.partial(
-        layers.inverse_sqrt,
-        iterations=int(iterations),
-        method=method,
-        normalizer="trace" if trace else "frobenius",
+    root = _root(method, "trace" if trace else "frobenius", int(iterations))
+    return ops.convert_to_numpy(root(matrices))
+
+
+@functools.cache  # compiled once for all matrices of a size
+def _root(method: str, normalizer: str, iterations: int) -> Callable[[Any], Any]:
+    return _compiled(
+        functools.partial(
+            layers.inverse_sqrt, iterations=iterations, method=method, normalizer=normalizer
+        )
     )
-    return ops.convert_to_numpy(_compiled(function)(matrices))
 
 
 def inverse_sqrt_family(arrays: Arrays, config: dict) -> Iterator[Check]:
