@@ -133,7 +133,7 @@ def _merged_normalizations(model: keras.Model) -> dict[str, keras.layers.BatchNo
         normalization = layers.get(name)
         if not isinstance(normalization, keras.layers.BatchNormalization) or len(inputs) != 1:
             continue
-        before = layers.get(inputs[0])
+        before: Any = layers.get(inputs[0])
         if (
             # no subclass: it may do something else with its kernel
             type(before) in _SCALABLE
