@@ -35,6 +35,7 @@ def report() -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "training", ["batch normalization", "whitened", "generated images", "MUNIT"]
 )
@@ -48,6 +49,7 @@ def test_a_training_is_that_of_one_device(report: dict[str, Any], training: str)
     assert found["state"] < (5e-5 if training == "whitened" else 1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_plain_and_goes_on(report: dict[str, Any]) -> None:
     facts = report["facts"]
     assert facts["devices"] == 2
@@ -57,10 +59,12 @@ def test_what_is_saved_is_plain_and_goes_on(report: dict[str, Any]) -> None:
     assert facts["ekld"][0] == pytest.approx(facts["ekld"][1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_divided_is_refused(report: dict[str, Any]) -> None:
     assert "evenly" in report["facts"]["odd batch"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="divided by JAX itself")
 def test_data_that_keras_would_divide_wrongly_are_refused(report: dict[str, Any]) -> None:
     assert "not a _NumpyBatches: use pipeline='tf_data'" in report["facts"]["PyDataset"]

@@ -20,7 +20,27 @@ FIXTURES = [
 ]
 
 
-@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
+# One file of each family of the whitened layers is among the fast tests: on JAX each takes seconds.
+FAST = {
+    "box_filter",
+    "deconvT_RECOMMENDED_not_official_k2s2b8",
+    "deconvT_official_c8_k2_s2",
+    "deconv_c16_k3_groups4",
+    "deconv_two_updates",
+    "delinear_f48_block16",
+    "freeze_schedule",
+    "isqrt_batch",
+    "rfconv_c3_k3",
+    "rfnorm_standalone_0",
+}
+
+
+def _case(path: Path) -> object:
+    fast = path.parent.name == "git" or path.stem in FAST
+    return pytest.param(path, id=path.stem, marks=() if fast else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("path", map(_case, FIXTURES))
 def test_fixture(path):
     results = run_file(path)
     failed = [f"{r.key} {r.error} {r.tolerance} {r.note}" for r in results if r.status == "FAIL"]
