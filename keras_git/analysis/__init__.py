@@ -1,0 +1,50 @@
+"""What varies in the data, and what a network is invariant to.
+
+`explain_variation` finds which transformations make images of a class more alike;
+`measure_invariance` and `measure_equivariance` what a network does with each; `compare` several
+networks; `lines_up` asks whether the two agree. `TransformSet` holds the transformations,
+`similarity_checks` asks whether similarity in an embedding means anything.
+
+Reference: Bouchacourt, Ibrahim, Morcos, *Grounding Inductive Biases in Natural Images*, NeurIPS
+2021. `official` has that study's own definitions; the others are estimates with less variance,
+controls and confidence intervals.
+"""
+
+from __future__ import annotations
+
+from keras_git.analysis import official
+from keras_git.analysis.cells import DifferenceTable
+from keras_git.analysis.checks import CheckTable, similarity_checks
+from keras_git.analysis.comparison import compare
+from keras_git.analysis.embeddings import FEATURES, EmbeddingCache
+from keras_git.analysis.equivariance import EquivarianceTable, measure_equivariance
+from keras_git.analysis.images import ImageSample, sample_images
+from keras_git.analysis.invariance import InvarianceTable, measure_invariance
+from keras_git.analysis.line_up import LineUpResult, lines_up
+from keras_git.analysis.taxonomy import mantel, wordnet_similarity
+from keras_git.analysis.transform_sets import Candidate, TransformSet
+from keras_git.analysis.variation import FactorTable, explain_variation
+
+__all__ = [
+    "FEATURES",
+    "Candidate",
+    "CheckTable",
+    "DifferenceTable",
+    "EmbeddingCache",
+    "EquivarianceTable",
+    "FactorTable",
+    "ImageSample",
+    "InvarianceTable",
+    "LineUpResult",
+    "TransformSet",
+    "compare",
+    "explain_variation",
+    "lines_up",
+    "mantel",
+    "measure_equivariance",
+    "measure_invariance",
+    "official",
+    "sample_images",
+    "similarity_checks",
+    "wordnet_similarity",
+]
