@@ -26,13 +26,15 @@ from keras_git.analysis.intervals import (
     wilson,
 )
 from keras_git.analysis.tables import ResultTable, Row
-from keras_git.analysis.transform_sets import TransformSet
+from keras_git.analysis.transform_sets import Candidate, TransformSet
 from keras_git.errors import InputError
 
 CONTROLS = ("between_class", None)
 SCORES = ("gain", "share", "relative")
 ALL_CLASSES = "all classes"
 _NAN = math.nan
+# Images of a class, and of the others, on which the best of an operation is looked for
+_FAMILY_IMAGES, _FAMILY_OTHERS = 256, 512
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,93 @@ def _error(left_out: np.ndarray) -> Any:
     return jackknife_error(left_out) if np.isfinite(left_out).all() else _NAN
 
 
+class BestOfFamily:
+    """For each pair, the most that any candidate of an operation brings.
+
+    A transformation that can be undone, such as a rotation, never raises the mean similarity of all
+    pairs of a class: as many pairs move apart. The best of its angles for each pair does, if angle
+    is what the pair differs by. Doing nothing counts as a candidate; the control takes the best for
+    pairs of different classes, which is what choosing the best brings anyway.
+
+    Args:
+        vectors: unit vectors `(N, D)`.
+        labels: int `(N,)`.
+        seed: of the images that are used where there are more than enough.
+    """
+
+    def __init__(self, vectors: np.ndarray, labels: np.ndarray, seed: int) -> None:
+        generator = np.random.default_rng([seed, 17])
+        self._vectors = vectors
+        self._groups: list[tuple[int, np.ndarray, np.ndarray]] = []
+        for label in np.unique(labels):
+            own = _at_most(np.flatnonzero(labels == label), _FAMILY_IMAGES, generator)
+            others = _at_most(np.flatnonzero(labels != label), _FAMILY_OTHERS, generator)
+            self._groups.append((int(label), own, others))
+        self.start()
+
+    def start(self) -> None:
+        """Begins with another operation."""
+        self._own = [np.zeros((len(own), len(own)), np.float32) for _, own, _ in self._groups]
+        self._far = [np.zeros((len(far), len(own)), np.float32) for _, own, far in self._groups]
+
+    def add(self, moved: np.ndarray) -> None:
+        """Takes a candidate, v - u `(N, D)`."""
+        for place, (_, own, others) in enumerate(self._groups):
+            change = moved[own].T
+            np.maximum(self._own[place], self._vectors[own] @ change, out=self._own[place])
+            np.maximum(self._far[place], self._vectors[others] @ change, out=self._far[place])
+
+    def gains(self, control: bool) -> list[ClassGain]:
+        """What the operation brings to each class."""
+        found = []
+        for place, (label, own, others) in enumerate(self._groups):
+            n, m = len(own), len(others)
+            change = self._own[place].astype(np.float64)
+            np.fill_diagonal(change, 0.0)
+            above = (change > 0).astype(np.float64)
+            gain, left = similarity.mean_and_left_out(
+                float(change.sum()), change.sum(axis=1), change.sum(axis=0)
+            )
+            share, share_left = similarity.mean_and_left_out(
+                float(above.sum()), above.sum(axis=1), above.sum(axis=0)
+            )
+            original, _ = similarity.pair_mean(self._vectors[own], self._vectors[own])
+            control_gain = net_error = _NAN
+            if control and m > 1 and n > 1:
+                far = self._far[place].astype(np.float64)
+                control_gain = float(far.mean())
+                control_left = (far.sum() - far.sum(axis=0)) / (m * (n - 1))
+                variance = float(_error(left - control_left)) ** 2
+                variance += float(far.mean(axis=1).var(ddof=1)) / m
+                net_error = math.sqrt(variance) if math.isfinite(variance) else _NAN
+            found.append(
+                ClassGain(
+                    label=label,
+                    n_images=n,
+                    n_pairs=n * (n - 1),
+                    gain=gain,
+                    gain_error=float(_error(left)),
+                    share=share,
+                    share_error=float(_error(share_left)),
+                    ties=n * (n - 1) - int(above.sum()),
+                    original=original,
+                    relative_gain=gain / original if original else _NAN,
+                    control_gain=control_gain,
+                    net_gain=gain - control_gain,
+                    net_error=net_error,
+                    self_similarity=_NAN,
+                    freedom=n - 1,
+                )
+            )
+        return found
+
+
+def _at_most(places: np.ndarray, most: int, generator: np.random.Generator) -> np.ndarray:
+    if len(places) <= most:
+        return places
+    return np.sort(generator.choice(places, most, replace=False))
+
+
 def _over_classes(gains: Sequence[ClassGain]) -> ClassGain:
     """Means over classes of equal weight."""
 
@@ -274,6 +363,22 @@ class FactorTable(ResultTable):
         if stored is None:
             return [row for row in self.rows if row["class_id"] == -1]
         return [{k: _restored(k, v) for k, v in row.items()} for row in stored]
+
+    @property
+    def families(self) -> FactorTable:
+        """A row for each class and operation: the best of its magnitudes for every pair.
+
+        `gain` is the mean over pairs of the largest change that any candidate of the operation, or
+        doing nothing, brings; `control_gain` the same of pairs of different classes; `magnitude`
+        and `self_similarity` are NaN. Candidate by candidate, a transformation that can be undone
+        (a rotation, a shift) never gains over all pairs, whatever varies in the data: here it does.
+        """
+        rows = [
+            {k: _restored(k, v) for k, v in row.items()}
+            for row in self.notes.get("family_rows", [])
+        ]
+        settings = {**self.settings, "n_transforms": len({row["transform"] for row in rows})}
+        return FactorTable(rows, settings, seconds=self.seconds)
 
     def score_of(self, row: Mapping[str, Any]) -> float:
         """By what a row is ranked."""
@@ -528,31 +633,48 @@ def explain_variation(
     checks = check_of_clean(vectors, sample.labels, level)
     rows: list[Row] = []
     dataset: list[Row] = []
+    families: list[Row] = []
+    best = BestOfFamily(vectors, sample.labels, seed)
     ties: dict[str, int] = {}
     with_control = control == "between_class" and len(sample.classes) > 1
     seen: dict[Any, list[ClassGain]] = {}
     repeats = _repeated(transforms)
-    for number, candidate in enumerate(transforms):
-        identity = candidate.identity()
-        gains = seen.get(identity)
-        if gains is None:
-            moved = similarity.unit(embedder.transformed(candidate)[0]) - vectors
-            gains = class_gains(
-                vectors, moved, sample.labels, pairs=pairs, control=with_control, seed=seed
-            )
-            if identity in repeats:
-                seen[identity] = gains
-        for one in gains:
-            rows.append(_row(one, candidate, sample.class_name(one.label), level, pairs))
-        dataset.append(_row(_over_classes(gains), candidate, ALL_CLASSES, level, pairs))
-        ties[candidate.name] = sum(one.ties for one in gains)
-        if progress is not None:
-            progress(number + 1, len(transforms))
-    for group in (rows, dataset):
+    done = 0
+    for operation, places in _by_operation(transforms).items():
+        best.start()
+        for place in places:
+            candidate = transforms.candidates[place]
+            identity = candidate.identity()
+            gains = seen.get(identity)
+            if gains is None:
+                moved = similarity.unit(embedder.transformed(candidate)[0]) - vectors
+                best.add(moved)
+                gains = class_gains(
+                    vectors, moved, sample.labels, pairs=pairs, control=with_control, seed=seed
+                )
+                if identity in repeats:
+                    seen[identity] = gains
+            for one in gains:
+                name = sample.class_name(one.label)
+                rows.append(_row(one, candidate, name, level, pairs) | {"place": place})
+            whole = _row(_over_classes(gains), candidate, ALL_CLASSES, level, pairs)
+            dataset.append(whole | {"place": place})
+            ties[candidate.name] = sum(one.ties for one in gains)
+            done += 1
+            if progress is not None:
+                progress(done, len(transforms))
+        family = Candidate(operation, None, 0, operation, ())
+        families += [
+            _row(one, family, sample.class_name(one.label), level, "all")
+            for one in best.gains(with_control)
+        ]
+    dataset.sort(key=lambda row: row["place"])
+    for group in (rows, dataset, families):
         _rank(group, score)
         for row, q in zip(group, benjamini_hochberg([r["p"] for r in group]), strict=True):
             row["q_value"] = q
-    rows.sort(key=lambda row: row["class_id"])
+    rows.sort(key=lambda row: (row["class_id"], row["place"]))
+    families.sort(key=lambda row: row["class_id"])
     found = checks.warning
     if found:
         warnings.warn(found, UserWarning, stacklevel=2)
@@ -580,6 +702,7 @@ def explain_variation(
             "indices": {c.name: c.index for c in transforms},
             "ties": ties,
             "dataset_rows": [{k: row.get(k) for k in FactorTable.COLUMNS} for row in dataset],
+            "family_rows": [{k: row.get(k) for k in FactorTable.COLUMNS} for row in families],
             "checks": checks.to_dict(),
             "warnings": [found] if found else [],
             "seconds_compiling": embedder.seconds_compiling,
@@ -609,6 +732,14 @@ def check_set_size(transforms: TransformSet, image_size: tuple[int, int]) -> Non
             f"the transforms are for images of {transforms.image_size}, the data are {image_size}: "
             "make the set with this image_size"
         )
+
+
+def _by_operation(transforms: TransformSet) -> dict[str, list[int]]:
+    """Places of the candidates of each operation, in order of appearance."""
+    found: dict[str, list[int]] = {}
+    for place, candidate in enumerate(transforms):
+        found.setdefault(candidate.operation, []).append(place)
+    return found
 
 
 def _repeated(transforms: TransformSet) -> set[Any]:
