@@ -13,7 +13,7 @@ SIDE = 16
 FAMILIES = ("rotate", "brightness", "translateX")
 _ANGLES = (-60.0, -30.0, 30.0, 60.0)
 _SHIFTS = (-4.0, -2.0, 2.0, 4.0)
-_FACTORS = (0.4, 0.6, 1.5, 2.0)
+_FACTORS = (0.25, 0.5, 2.0, 4.0)
 
 
 def _smooth(generator: np.random.Generator) -> np.ndarray:
@@ -25,14 +25,14 @@ def _smooth(generator: np.random.Generator) -> np.ndarray:
     return (0.55 * image * window).astype(np.float32)
 
 
-def planted_images(number: int = 24, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def planted_images(number: int = 30, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Three classes: one picture each, turned, made brighter or darker, or moved to the side."""
     generator = np.random.default_rng(seed)
     images, labels = [], []
     for label, family in enumerate(FAMILIES):
         base = np.repeat(_smooth(generator)[None], number, axis=0)
         if family == "brightness":
-            factors = generator.uniform(0.3, 1.8, (number, 1, 1, 1))
+            factors = 2.0 ** generator.uniform(-2.5, 1, (number, 1, 1, 1))
             made = np.clip(base * factors, 0, 1)
         else:
             spread = {"rotate": 60.0, "translateX": 4.0}[family]
@@ -82,37 +82,44 @@ def network(width: int = 6, seed: int = 0, side: int = SIDE) -> keras.Model:
     return keras.Model(images, keras.layers.Dense(3, name="head")(x))
 
 
-def removable_images(family: str, number: int = 20) -> tuple[np.ndarray, np.ndarray]:
-    """Three classes of one picture each that vary by the tint alone, or by the contrast alone."""
+REMOVABLE = ("tint", "noise")
+
+
+def removable_images(number: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """Two classes of one grey picture each: one varies by its tint alone, one by noise alone."""
     generator = np.random.default_rng(1)
-    images, labels = [], []
-    for label in range(3):
-        base = np.repeat(_smooth(generator).mean(axis=-1, keepdims=True), 3, axis=-1) + 0.2
-        if family == "tint":
-            made = base * generator.uniform(0.3, 1.2, (number, 1, 1, 3))
-        else:
-            middle = base.mean()
-            made = middle + (base - middle) * generator.uniform(-1.5, 1.5, (number, 1, 1, 1))
-        images.append(np.clip(made, 0, 1).astype(np.float32))
-        labels += [label] * number
-    return np.concatenate(images), np.array(labels)
+    shape = (number, SIDE, SIDE, 3)
+    one, two = (
+        np.kron(generator.random((4, 4, 1)), np.ones((SIDE // 4, SIDE // 4, 1))) for _ in range(2)
+    )
+    tinted = np.broadcast_to(one, shape) * generator.uniform(0.1, 1.0, (number, 1, 1, 3))
+    noisy = 0.5 * two + 0.2 + generator.uniform(-0.4, 0.4, (*shape[:3], 1))
+    noisy = np.broadcast_to(noisy, shape)
+    images = np.concatenate([tinted, noisy]).clip(0, 1).astype(np.float32)
+    return images, np.repeat([0, 1], number)
 
 
 def removable_set() -> TransformSet:
-    """What takes away tint or contrast, and what does neither."""
+    """What takes away tint or noise, and what does neither."""
 
     def grey(images):
-        grey = ops.mean(images, axis=-1, keepdims=True)
-        return grey * (0.7 / (ops.mean(grey, axis=(1, 2, 3), keepdims=True) + 1e-3)) + 0 * images
+        return ops.mean(images, axis=-1, keepdims=True) + 0 * images
 
-    def flat(images):
-        return ops.mean(images, axis=(1, 2), keepdims=True) + 0 * images
+    def smooth(images):
+        pooled = ops.average_pool(images, 4, 4, data_format="channels_last")
+        return ops.repeat(ops.repeat(pooled, 4, axis=1), 4, axis=2)
 
     return TransformSet.custom(
         {
             "tint": grey,
-            "contrast": flat,
+            "noise": smooth,
             "flip": lambda images: ops.flip(images, axis=2),
             "identity": lambda images: images,
         }
     )
+
+
+def centred_pixels(images: object) -> object:
+    """Pixels less the mean of the image: pictures of different classes have nothing in common."""
+    flat = ops.reshape(images, (ops.shape(images)[0], -1))
+    return flat - ops.mean(flat, axis=1, keepdims=True)

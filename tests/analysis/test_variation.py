@@ -30,7 +30,9 @@ from keras_git.analysis.variation import class_gains
 from keras_git.errors import InputError
 from tests.analysis.planted import (
     FAMILIES,
+    REMOVABLE,
     SIDE,
+    centred_pixels,
     network,
     pixels,
     planted_images,
@@ -59,19 +61,17 @@ def test_what_is_not_planted_gains_nothing(planted):
     best = [row["net_gain"] for row in planted.families.top(1)]
     for row in planted.families:
         if row["transform"] != FAMILIES[row["class_id"]]:
-            assert row["net_gain"] < 0.1 * best[row["class_id"]]
+            assert row["net_gain"] < 0.25 * best[row["class_id"]]
 
 
-@pytest.mark.parametrize("family", ["tint", "contrast"])
-def test_a_planted_factor_that_one_candidate_removes(family):
-    """Classes that vary by tint alone, or by contrast alone: taking it away makes them alike."""
-    images, labels = removable_images(family)
-    table = explain_variation(pixels, (images, labels), removable_set())
-    for best in table.top(1):
-        assert best["transform"] == family
-        assert best["net_lo"] > 0 and best["q_value"] < 0.05
+def test_a_planted_factor_that_one_candidate_removes():
+    """A class that varies by tint alone, one by noise alone: taking it away makes them alike."""
+    table = explain_variation(centred_pixels, removable_images(), removable_set())
+    for label, best in enumerate(table.top(1)):
+        assert best["transform"] == REMOVABLE[label]
+        assert best["net_lo"] > 0 and best["q_value"] < 0.05 and best["rank_lo"] == 1
     for row in table:
-        if row["transform"] not in (family, "identity"):
+        if row["transform"] not in (REMOVABLE[row["class_id"]], "identity"):
             assert row["net_gain"] < 0.1 * table.top(1)[row["class_id"]]["net_gain"]
 
 
@@ -89,7 +89,7 @@ def test_identity_gains_exactly_nothing(planted):
         assert row["gain"] == row["net_gain"] == row["share"] == row["control_gain"] == 0.0
         assert row["share_lo"] == row["share_hi"] == 0.0
         assert row["self_similarity"] == 1.0 and row["q_value"] == 1.0
-    assert planted.notes["ties"]["identity"] == 3 * 24 * 23
+    assert planted.notes["ties"]["identity"] == 3 * 30 * 29
     every = planted.top(len(planted.candidates))
     assert every and not [row for row in every if row["transform"] == "identity"]
     assert not [r for r in planted.top(100, per="dataset") if r["transform"] == "identity"]
@@ -99,7 +99,7 @@ def test_the_table(planted, tmp_path):
     assert planted.columns[:4] == ("class_id", "class_name", "transform", "magnitude")
     assert len(planted) == 3 * len(planted_set())
     for row in planted:
-        assert row["n_images"] == 24 and row["n_pairs"] == 24 * 23
+        assert row["n_images"] == 30 and row["n_pairs"] == 30 * 29
         assert row["gain_lo"] <= row["gain"] <= row["gain_hi"]
         assert row["net_lo"] <= row["net_gain"] <= row["net_hi"]
         assert 0 <= row["share_lo"] <= row["share"] <= row["share_hi"] <= 1
@@ -110,7 +110,7 @@ def test_the_table(planted, tmp_path):
     lines = planted.to_csv(tmp_path / "factors.csv").read_text().splitlines()
     assert lines[0].split(",") == list(FactorTable.COLUMNS)
     assert len(lines) == 1 + len(planted)
-    assert "72 images x" in planted.summary and "seconds" in planted.summary
+    assert "90 images x" in planted.summary and "seconds" in planted.summary
     assert len(planted.dataset_rows) == len(planted_set())
     ranks = sorted(row["rank"] for row in planted if row["class_id"] == 0)
     assert ranks == list(range(1, len(planted_set()) + 1))
@@ -168,7 +168,7 @@ def test_without_control_and_over_the_dataset():
 def test_fewer_pairs_estimate_the_same(planted, pairs):
     images, labels = planted_images()
     table = explain_variation(pixels, (images, labels), planted_set(), pairs=pairs, score="share")
-    assert set(table["n_pairs"]) == ({12} if pairs == "disjoint" else {60})
+    assert set(table["n_pairs"]) == ({15} if pairs == "disjoint" else {60})
     inside = (table["gain_lo"] <= planted["gain"]) & (planted["gain"] <= table["gain_hi"])
     assert inside.mean() > 0.85
     assert np.abs(table["gain"] - planted["gain"]).max() > 0
