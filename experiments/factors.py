@@ -136,12 +136,10 @@ def untrained_copy(model: keras.Model, seed: int) -> keras.Model:
         raise InputError(
             f"model {model.name!r} cannot be made anew ({one_line(error)}): use --nountrained"
         ) from error
-    generator = np.random.default_rng(seed)
     if all(
         np.array_equal(a, b) for a, b in zip(model.get_weights(), fresh.get_weights(), strict=True)
     ):
         raise InputError("--untrained: the copy has the weights of the network; use --nountrained")
-    del generator
     return fresh
 
 

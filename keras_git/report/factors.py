@@ -118,9 +118,10 @@ def _summary(
     checks: Mapping[str, CheckTable],
 ) -> Markup:
     parts: list[object] = []
-    for name, table in checks.items():
-        if table.warning:
-            parts.append(tag("p", tag("strong", "Warning: "), f"{clean(name)}: {table.warning}."))
+    for name, checked in checks.items():
+        if checked.warning:
+            text = f"{clean(name)}: {checked.warning}."
+            parts.append(tag("p", tag("strong", "Warning: "), text))
     for name, table in factors.items():
         for text in table.warnings:
             parts.append(tag("p", tag("strong", "Warning: "), f"{clean(name)}: {text}."))
@@ -162,10 +163,10 @@ def _heat_maps(factors: Mapping[str, FactorTable]) -> Markup:
     parts: list[object] = [
         tag(
             "p",
-            "Net gain: by how much transforming one of two images of the class raises their cosine "
-            "similarity, less the same for images of different classes. A dot marks cells whose net "
-            "gain differs from 0 (q < 0.05, all cells together). Darker is a larger gain; losses "
-            "have no colour.",
+            "Net gain: by how much transforming one of two images of the class raises their "
+            "cosine similarity, less the same for images of different classes. A dot marks cells "
+            "whose net gain differs from 0 (q < 0.05, all cells together). Darker is a larger "
+            "gain; losses have no colour.",
         )
     ]
     for name, table in factors.items():
@@ -333,14 +334,14 @@ def _checks(checks: Mapping[str, CheckTable]) -> Markup | None:
     if not checks:
         return None
     parts: list[object] = []
-    for name, table in checks.items():
+    for name, checked in checks.items():
         rows = [
             [
                 f"{row['comparison']}, {row['condition']}",
                 _plain(row["similarity"], 3),
                 f"{_plain(row['lo'], 3)} to {_plain(row['hi'], 3)}",
             ]
-            for row in table.rows
+            for row in checked.rows
         ]
         parts += [
             tag("h3", clean(name)),
