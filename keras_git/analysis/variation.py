@@ -34,7 +34,7 @@ SCORES = ("gain", "share", "relative")
 ALL_CLASSES = "all classes"
 _NAN = math.nan
 # Images of a class, and of the others, on which the best of an operation is looked for
-_FAMILY_IMAGES, _FAMILY_OTHERS = 256, 512
+_FAMILY_IMAGES, _FAMILY_OTHERS = 128, 256
 
 
 @dataclass(frozen=True)
