@@ -15,7 +15,7 @@ from tests.reference.registry import Check, compare, families, family_of, run_fi
 
 FIXTURES = [
     path
-    for folder in ("git", "whitening")
+    for folder in ("git", "whitening", "grounding")
     for path in sorted((Path(__file__).parent / "fixtures" / folder).glob("*.npz"))
 ]
 
@@ -36,7 +36,7 @@ FAST = {
 
 
 def _case(path: Path) -> object:
-    fast = path.parent.name == "git" or path.stem in FAST
+    fast = path.parent.name != "whitening" or path.stem in FAST
     return pytest.param(path, id=path.stem, marks=() if fast else pytest.mark.slow)
 
 
@@ -49,7 +49,7 @@ def test_fixture(path):
 
 
 def test_every_fixture_has_a_family():
-    assert len(FIXTURES) == 16 + 38
+    assert len(FIXTURES) >= 16 + 38 + 4
     assert all(family_of(path.name, families()) for path in FIXTURES)
 
 
