@@ -134,8 +134,8 @@ def crop_sizes(
         xp: array namespace, `numpy` or `keras.ops`.
 
     Returns:
-        `(heights, widths, attempts, found)`, each `(N,)`: whole numbers as floats; attempts, from 1;
-        and whether an attempt fits.
+        `(heights, widths, attempts, found)`, each `(N,)`: whole numbers as floats; attempts, which
+        count from 1; whether an attempt fits.
     """
     one = xp.ones_like(fractions[:, :1])
     height, width = (xp.reshape(side * one[:, 0], (-1, 1)) for side in (height, width))
@@ -440,9 +440,10 @@ def crop_decomposition(
         size_law: how sizes are distributed, see `size_fractions`.
         size_parameter: of the laws `"exponential"` (rate) and `"beta"`.
         translate: largest translation, part of the side.
-        canvas: what is translated or cropped: `"image"`: the image as it comes; `"resized"`: resized
-            to `shorter_side`; `"cropped"`: also cut to `image_size`. The default is that of the
-            paper's plainest arm: cropped for translation, resized for fixed crops, else the image.
+        canvas: what is translated or cropped: `"image"`: the image as it comes; `"resized"`: that
+            resized to `shorter_side`; `"cropped"`: also cut to `image_size`. The default is that of
+            the paper's plainest arm: cropped for translation, resized for fixed crops, else the
+            image.
         crop_size: of `"fixed_crop"`, pixels of the resized image; default: `image_size`.
         shorter_side: pixels to which the shorter side is resized; default: 8/7 of `image_size` (256
             for 224), or `image_size` for images that are no larger.

@@ -73,7 +73,7 @@ def centre_of_mass(images: Any) -> np.ndarray:
         images: `(N, H, W)`, 0 or more; of a mask it is the mean place of the foreground.
 
     Returns:
-        float64 `(N, 2)`, x and y in pixels (0 is the centre of the first pixel); NaN where all is 0.
+        float64 `(N, 2)`, x and y in pixels (the first pixel's centre is 0); NaN where all is 0.
     """
     images = np.asarray(images, dtype=np.float64)
     total = images.sum(axis=(1, 2))
@@ -116,8 +116,9 @@ class ForegroundTable:
     Attributes:
         rows: dictionaries with the keys `COLUMNS`. `class_id` is None in the row of all classes.
             Centres and areas are relative to the image; `_lo` and `_hi` are the interval of the
-            mean, `_std` the population standard deviation. `spread` is the root mean square distance
-            of the centres from their mean, with a jackknife interval. NaN where there are too few.
+            mean, `_std` the population standard deviation. `spread` is the root mean square
+            distance of the centres from their mean, with a jackknife interval. NaN where there are
+            too few.
         settings: what they were computed with.
     """
 

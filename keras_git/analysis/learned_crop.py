@@ -80,7 +80,7 @@ class LearnedCrop(keras.layers.Layer):
         widths: raw widths to start from, one per component. The default starts at shifts of up to
             30 % of the side and windows down to 0.28 of the side, log-uniform: the extent of
             random-resized-crop.
-        components: names out of `COMPONENTS`; default for three widths: tx, ty, scale; for six: all.
+        components: names out of `COMPONENTS`; default of three widths: tx, ty, scale; of six: all.
         one_sided_scale: zoom in only.
         per_class: number of classes, each with widths of its own; None: one set for all.
         min_width: smallest widths, one per component.
@@ -161,7 +161,9 @@ class LearnedCrop(keras.layers.Layer):
     def _widths_of(self, raw: Any) -> Any:
         widths = ops.softplus(raw)
         if self.min_width is not None:
-            widths = ops.maximum(widths, ops.convert_to_tensor(np.float32(self.min_width)))
+            widths = ops.maximum(
+                widths, ops.convert_to_tensor(np.array(self.min_width, np.float32))
+            )
         return widths
 
     def coefficients(self, uniform: Any, labels: Any = None) -> Any:
@@ -301,9 +303,9 @@ class LearnedCrop(keras.layers.Layer):
             found["expected_area"] = ((np.exp(2 * high) - np.exp(2 * low)) / (2 * span)).tolist()
         return found
 
-    def compute_output_shape(self, input_shape: Any, labels_shape: Any = None) -> Any:
+    def compute_output_shape(self, images_shape: Any, labels_shape: Any = None) -> Any:
         del labels_shape
-        return input_shape
+        return images_shape
 
     def get_config(self) -> dict[str, Any]:
         names = ("widths", "components", "one_sided_scale", "per_class", "min_width", "sequential",
