@@ -42,11 +42,11 @@ def test_planted_variation_is_told_and_its_axis_named():
     table = foreground_statistics(_masks(boxes), labels=labels, class_names=["x", "y", "still"])
     along_x, along_y, still, everything = table.rows
     assert along_x["centre_x_std"] == pytest.approx(offset.std() / 40)
-    assert along_x["centre_y_std"] == 0 == along_y["centre_x_std"]
+    assert max(along_x["centre_y_std"], along_y["centre_x_std"]) < 1e-12
     assert along_y["centre_y_std"] == pytest.approx(offset.std() / 20)
-    assert still["spread"] == 0 and still["spread_hi"] == 0  # the control: nothing varies
+    assert still["spread_hi"] < 1e-12  # the control: nothing varies
     assert along_x["spread_lo"] > 0 and along_x["spread_lo"] < along_x["spread"]
-    assert along_x["area_mean"] == pytest.approx(16 / 800) and along_x["area_std"] == 0
+    assert along_x["area_mean"] == pytest.approx(16 / 800) and along_x["area_std"] < 1e-12
     assert everything["class_id"] is None and everything["n_images"] == 180
     assert along_x["class_name"] == "x"
     by_box = foreground_statistics(np.array(boxes), (20, 40), labels)
