@@ -10,6 +10,7 @@ from keras_git.plots.factor_plots import (
     gap_against_factor,
     invariance_bands,
 )
+from keras_git.plots.gain_plots import gain_against_class_size
 from keras_git.plots.style_grid import style_grid
 from keras_git.plots.training_curves import accuracy_by_learning_rate, loss_curves
 
@@ -22,6 +23,7 @@ __all__ = [
     "factor_ridge",
     "gap_against_factor",
     "invariance_bands",
+    "gain_against_class_size",
     "loss_curves",
     "style_grid",
 ]

@@ -138,6 +138,13 @@ def test_another_configuration_does_not_touch_it(finished: tuple[Config, dict]) 
         ({"invariance_split": "validation"}, "validation_fraction above 0"),
         ({"export": ("gif",)}, "'gif' is unknown"),
         ({"generator": "nowhere.keras"}, "no such file"),
+        ({"augment_from_factors": "nowhere.json"}, "no such file"),
+        ({"augment_from_factors": __file__}, "no method uses it"),
+        ({"methods": ("drs+factors",)}, "needs --augment_from_factors"),
+        (
+            {"methods": ("factors",), "augment_from_factors": __file__, "quick": True},
+            "no table of factors",
+        ),
         ({"second_decay_epoch": 1, "defer_epoch": 5, "quick": False}, "second_decay_epoch"),
         ({"profile": "as_is"}, "drawn to order"),
         ({"num_classes": 7}, "20"),
