@@ -70,12 +70,16 @@ class ChannelBlocks:
         self.num_sets = channels // self._block
         self.num_features = taps * self._block
 
-    def spread(self, values: Any, by_tap: Any | None = None) -> Any:
-        """A value per channel `(C,)` for each feature, `(S, F)`; times a factor per tap."""
+    def spread(self, values: Any) -> Any:
+        """A value per channel `(C,)` for each feature, `(S, F)`."""
         parts = ops.reshape(values, (self.num_sets, 1, self._block))
-        factors = ops.ones((self._taps,), parts.dtype) if by_tap is None else by_tap
-        parts = parts * ops.cast(ops.reshape(factors, (1, -1, 1)), parts.dtype)
+        parts = ops.tile(parts, (1, self._taps, 1))
         return ops.reshape(parts, (self.num_sets, self.num_features))
+
+    def by_channel(self, values: Any) -> Any:
+        """Mean `(C,)` of the features `(S, F)` of each channel."""
+        parts = ops.reshape(values, (self.num_sets, self._taps, self._block))
+        return ops.reshape(ops.mean(parts, axis=1), (-1,))
 
     def rows(self, patches: Any) -> Any:
         parts = ops.reshape(patches, (-1, self._taps, self.num_sets, self._block))

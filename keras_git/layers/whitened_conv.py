@@ -57,7 +57,7 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         blocks: Blocks = kind(
             math.prod(self.kernel_size), channels, self.filters, self.groups, self.block_size
         )
-        self._build_statistics(blocks, self._coverage(sizes))
+        self._build_statistics(blocks)
 
     @property
     def symmetric_padding(self) -> list[tuple[int, int]] | None:
@@ -93,7 +93,6 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         x = self.normalized(inputs)
         local = self.local_moments(x)
         mean, whitening = self.statistics.current(
-            lambda: self._values(x, local),
             lambda: self._blocks.rows(self._windows(self._wide_images(x), local)),
             self._updating(training),
         )
@@ -111,33 +110,6 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
             bias = bias - centre * sums
         outputs = outputs + ops.cast(bias, outputs.dtype)
         return outputs if self.activation is None else self.activation(outputs)
-
-    def _coverage(self, sizes: Any) -> np.ndarray:
-        """Part of the positions in which each tap lies inside the image, `(taps,)`."""
-        if self.feature_normalization == "receptive_field":
-            return np.ones(math.prod(self.kernel_size))  # zeros are standardized like pixels
-        by_axis = []
-        for size, extent, pair, stride, taps, rate in zip(
-            sizes,
-            self._extents,
-            self._padding_of(sizes),
-            self.strides,
-            self.kernel_size,
-            self.dilation_rate,
-            strict=True,
-        ):
-            if size is None:
-                by_axis.append(np.ones(taps))
-                continue
-            positions = np.arange((size + sum(pair) - extent) // stride + 1) * stride - pair[0]
-            places = positions[:, None] + np.arange(taps) * rate
-            by_axis.append(((places >= 0) & (places < size)).mean(axis=0))
-        return np.outer(*by_axis).reshape(-1)
-
-    def _values(self, x: Any, local: tuple[Any, Any] | None) -> Any:
-        """The input of which channel statistics are taken."""
-        images = self._wide_images(x)
-        return images if local is None else (images - local[0]) / local[1]
 
     def _wide_images(self, x: Any) -> Any:
         """Channels last, in the dtype of the statistics."""

@@ -65,7 +65,6 @@ class WhitenedConv2DTranspose(Whitened, keras.layers.Conv2DTranspose):
         x = self.normalized(inputs)
         last = x if self.data_format == "channels_last" else ops.transpose(x, (0, 2, 3, 1))
         mean, whitening = self.statistics.current(
-            lambda: ops.cast(last, self._wide),
             lambda: self._blocks.rows(self._windows(ops.cast(last, self._wide))),
             self._updating(training),
         )

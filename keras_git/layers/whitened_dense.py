@@ -52,7 +52,6 @@ class WhitenedDense(Whitened, keras.layers.Dense):
     def call(self, inputs: Any, training: Any = None) -> Any:
         x = self.normalized(inputs)
         mean, whitening = self.statistics.current(
-            lambda: ops.cast(x, self._wide),
             lambda: self._blocks.rows(ops.reshape(ops.cast(x, self._wide), (-1, 1, x.shape[-1]))),
             self._updating(training),
         )
