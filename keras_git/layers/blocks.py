@@ -32,13 +32,15 @@ class Blocks(Protocol):
     Attributes:
         num_sets: S.
         num_features: F.
+        num_slices: parts of contiguous channels in which it takes windows.
     """
 
     num_sets: int
     num_features: int
+    num_slices: int
 
-    def rows(self, patches: Any) -> Any:
-        """Rows `(S, M', F)` of patches `(M, taps, channels)`."""
+    def rows(self, windows: Any) -> Any:
+        """Rows `(S, M', F)` of windows `(slices, M, taps, channels / slices)`."""
 
     def split(self, kernel: Any) -> Any:
         """Matrices `(S, F, Q)` of a kernel `(taps, channels / groups, outputs)`."""
@@ -69,6 +71,7 @@ class ChannelBlocks:
         self.num_channels = channels
         self.num_sets = channels // self._block
         self.num_features = taps * self._block
+        self.num_slices = self.num_sets
 
     def spread(self, values: Any) -> Any:
         """A value per channel `(C,)` for each feature, `(S, F)`."""
@@ -81,10 +84,8 @@ class ChannelBlocks:
         parts = ops.reshape(values, (self.num_sets, self._taps, self._block))
         return ops.reshape(ops.mean(parts, axis=1), (-1,))
 
-    def rows(self, patches: Any) -> Any:
-        parts = ops.reshape(patches, (-1, self._taps, self.num_sets, self._block))
-        parts = ops.transpose(parts, (2, 0, 1, 3))
-        return ops.reshape(parts, (self.num_sets, -1, self.num_features))
+    def rows(self, windows: Any) -> Any:
+        return ops.reshape(windows, (self.num_sets, -1, self.num_features))
 
     def split(self, kernel: Any) -> Any:
         blocks = self.num_sets // self._groups
@@ -130,9 +131,10 @@ class InterleavedBlocks:
         self._channels = channels // groups
         self.num_sets = groups
         self.num_features = taps * block
+        self.num_slices = 1
 
-    def rows(self, patches: Any) -> Any:
-        flat = ops.transpose(patches, (0, 2, 1))  # channel by channel
+    def rows(self, windows: Any) -> Any:
+        flat = ops.transpose(windows[0], (0, 2, 1))  # channel by channel
         if self._groups > 1:
             parts = ops.reshape(flat, (-1, self.num_sets, self.num_features))
             return ops.transpose(parts, (1, 0, 2))
@@ -175,10 +177,11 @@ class SliceBlocks:
     def __init__(self, channels: int, outputs: int, block_size: int) -> None:
         self.num_sets = 1
         self.num_features = effective_block_size(block_size, channels)
+        self.num_slices = 1
         self._blocks, self._outputs = channels // self.num_features, outputs
 
-    def rows(self, patches: Any) -> Any:
-        return ops.reshape(patches, (1, -1, self.num_features))
+    def rows(self, windows: Any) -> Any:
+        return ops.reshape(windows, (1, -1, self.num_features))
 
     def split(self, kernel: Any) -> Any:
         parts = ops.reshape(kernel, (self._blocks, self.num_features, self._outputs))

@@ -59,6 +59,7 @@ def patches(
     strides: Sequence[int],
     dilation_rate: Sequence[int],
     padding: Sequence[tuple[int, int]],
+    slices: int = 1,
 ) -> Any:
     """Windows at every stride-th position of a convolution over padded images.
 
@@ -68,9 +69,10 @@ def patches(
         strides: pixels from one window to the next.
         dilation_rate: pixels from one tap to the next.
         padding: zeros before and after, per axis.
+        slices: parts of contiguous channels in which the windows come.
 
     Returns:
-        `(N * positions, taps, C)`, taps row by row.
+        `(slices, N * positions, taps, C / slices)`, taps row by row.
     """
     sizes = tuple(ops.shape(images)[1:3])
     extents = [(taps - 1) * rate + 1 for taps, rate in zip(kernel_size, dilation_rate, strict=True)]
@@ -93,11 +95,11 @@ def patches(
         pads = [(pair[0], max(number, 0)) for pair, number in zip(padding, missing, strict=True)]
         if any(sum(pair) for pair in pads):
             images = ops.pad(images, ((0, 0), *pads, (0, 0)))
-        cells = ops.reshape(images, (-1, rows, down, columns, right, channels))
+        cells = ops.reshape(images, (-1, rows, down, columns, right, slices, channels // slices))
         if [down, right] != extents or max(dilation_rate) > 1:
             cells = cells[:, :, : extents[0] : dilation_rate[0], :, : extents[1] : dilation_rate[1]]
-        cells = ops.transpose(cells, (0, 1, 3, 2, 4, 5))
-        return ops.reshape(cells, (-1, math.prod(kernel_size), channels))
+        cells = ops.transpose(cells, (5, 0, 1, 3, 2, 4, 6))
+        return ops.reshape(cells, (slices, -1, math.prod(kernel_size), channels // slices))
     if any(sum(pair) for pair in padding):
         images = ops.pad(images, ((0, 0), *padding, (0, 0)))
     spans = [(number - 1) * stride + 1 for number, stride in zip(positions, strides, strict=True)]
@@ -111,4 +113,11 @@ def patches(
         for column in range(kernel_size[1])
     ]
     joined = taps[0][:, :, :, None] if len(taps) == 1 else ops.stack(taps, axis=3)
-    return ops.reshape(joined, (-1, len(taps), channels))
+    return sliced(ops.reshape(joined, (-1, len(taps), channels)), slices)
+
+
+def sliced(windows: Any, slices: int) -> Any:
+    """`(slices, M, taps, C / slices)` of windows `(M, taps, C)`."""
+    taps, channels = windows.shape[1:]
+    parts = ops.reshape(windows, (-1, taps, slices, channels // slices))
+    return ops.transpose(parts, (2, 0, 1, 3))

@@ -142,11 +142,11 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         return tuple(found)
 
     def _windows(self, images: Any, local: tuple[Any, Any] | None) -> Any:
-        """Sampled windows of the channels-last images, `(M, taps, C)`."""
+        """Sampled windows of the channels-last images, as `Blocks.rows` takes them."""
         if self.original and math.prod(self.kernel_size) == 1:
             # every n-th pixel of the flat list
-            flat = ops.reshape(images, (-1, 1, images.shape[-1]))
-            return flat[:: math.prod(self._sampling(images.shape[1:3]))]
+            flat = ops.reshape(images, (1, -1, 1, images.shape[-1]))
+            return flat[:, :: math.prod(self._sampling(images.shape[1:3]))]
         steps = self._sampling(images.shape[1:3])
         windows = patches(
             images,
@@ -154,13 +154,14 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
             strides=steps,
             dilation_rate=self.dilation_rate,
             padding=self._padding_of(images.shape[1:3]),
+            slices=self._blocks.num_slices,
         )
         if local is None:
             return windows
         if self.original:
-            mean = ops.mean(windows, axis=(1, 2), keepdims=True)
-            number = math.prod(windows.shape[1:])
-            squares = ops.sum(ops.square(windows - mean), axis=(1, 2), keepdims=True)
+            mean = ops.mean(windows, axis=(2, 3), keepdims=True)  # one slice
+            number = math.prod(windows.shape[2:])
+            squares = ops.sum(ops.square(windows - mean), axis=(2, 3), keepdims=True)
             deviation = ops.sqrt(squares / max(number - 1, 1) + 1e-30)
             return (windows - mean) / (deviation + _ORIGINAL_FIELD_EPSILON)
         mean, deviation = (ops.reshape(self._at_windows(part, steps), (-1, 1, 1)) for part in local)
