@@ -22,7 +22,7 @@ from experiments.results_folder import ResultsFolder
 from keras_git import backend
 from keras_git.errors import InputError
 
-_AUGMENTATIONS = {
+AUGMENTATIONS = {
     "none": None,
     "flip": kg.data.RandomCropFlip(crop=False),
     "crop_flip": kg.data.RandomCropFlip(),
@@ -61,9 +61,12 @@ def make_network(
         if head == "cosine":
             raise InputError("four_conv has no cosine head: use resnet for methods with ldam")
         return kg.models.four_conv(dataset.image_shape, dataset.num_classes, **arguments)
-    return kg.models.resnet(
-        dataset.image_shape, dataset.num_classes, config.depth, head=head, **arguments
-    )
+    arguments["whitening"] = config.whitening
+    arguments["feature_normalization"] = config.feature_normalization
+    make = kg.models.resnet
+    if config.architecture == "wide_resnet":
+        make = kg.models.wide_resnet
+    return make(dataset.image_shape, dataset.num_classes, config.depth, head=head, **arguments)
 
 
 def make_schedule(config: Any, steps_per_epoch: int) -> Any:
@@ -248,7 +251,7 @@ class ClassifierTrainer:
             dataset,
             method.sampler(self.dataset.labels, seed, config.defer_epoch),
             config.batch_size,
-            augmentation=_AUGMENTATIONS[config.augmentation],
+            augmentation=AUGMENTATIONS[config.augmentation],
             seed=seed,
             drop_remainder=config.drop_remainder,
             transform=transform,
@@ -268,8 +271,8 @@ class ClassifierTrainer:
         return kg.data.Stream(
             dataset,
             sampler,
-            max(int(config.generated_fraction * config.batch_size), 1),
-            augmentation=_AUGMENTATIONS[augmentation],
+            config.source_batch_size,
+            augmentation=AUGMENTATIONS[augmentation],
             seed=seed,
             drop_remainder=True,
         )
@@ -344,6 +347,12 @@ class ClassifierTrainer:
                 "which this dataset does not offer; experiments.k49_lt has both"
             )
         stream = self._stream(method, 0)
+        rest = 0 if self.config.drop_remainder else stream.images_per_epoch % stream.batch_size
+        if rest % self.config.devices:
+            raise InputError(
+                f"--batch_size={stream.batch_size}: the last batch of an epoch has {rest} images, "
+                f"which {self.config.devices} devices cannot divide evenly; add --drop_remainder"
+            )
         self._network(method, 0)
         make_optimizer(self.config, stream.steps_per_epoch)
         method.make_loss(self.dataset.class_counts)

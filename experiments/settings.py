@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import keras
+
 import keras_git as kg
 from experiments.command_line import option
 from experiments.methods import NAMES, Method, parse_method
@@ -26,17 +28,28 @@ class TrainingConfig:
         0.0, "Part of the training images for the selection of an epoch; 0: last epoch only."
     )
     pipeline: str = option("auto", "How batches are made.", ("auto", "tf_data", "numpy"))
+    distribution: str = option(
+        "none",
+        "data_parallel divides each batch among all devices of this machine (not on PyTorch).",
+        ("none", "data_parallel"),
+    )
 
     # Methods and classifier
     methods: tuple[str, ...] = option(
         ("erm", "drs", "git"), "Methods, each a name or a sum of names: " + ", ".join(NAMES) + "."
     )
     seeds: tuple[int, ...] = option((0,), "Seeds of initialization and batches.")
-    architecture: str = option("resnet", "Classifier.", ("resnet", "four_conv"))
+    architecture: str = option("resnet", "Classifier.", ("resnet", "wide_resnet", "four_conv"))
     width: int | None = option(
-        None, "Channels of the ResNet's first stage (default 16) or of FourConv (default 64)."
+        None, "Channels of the ResNet's first stage (default 16; wide: 64) or of FourConv (64)."
     )
-    depth: int = option(32, "Depth of the ResNet: 8, 14, 20, 32, 44, 56, 110.")
+    depth: int = option(32, "Depth of the ResNet: 8, 14, 20, 32, 44, 56, 110; wide: 18, 34, 50.")
+    whitening: bool = option(
+        False, "Whitened convolutions in the place of batch normalization (not for four_conv)."
+    )
+    feature_normalization: str | None = option(
+        None, "Of the whitened convolutions: " + ", ".join(kg.layers.FEATURE_NORMALIZATIONS) + "."
+    )
     epochs: int = option(200, "Epochs.")
     defer_epoch: int = option(160, "Epoch from which drs re-samples and drw re-weights.")
     first_decay_epoch: int | None = option(None, "Epoch of the first decay; default: defer_epoch.")
@@ -134,6 +147,20 @@ class TrainingConfig:
     quick: bool = option(False, "Smoke test: every stage, tiny sizes, meaningless results.")
 
     @property
+    def source_batch_size(self) -> int:
+        """Images per step to generate from."""
+        return max(int(self.generated_fraction * self.batch_size), 1)
+
+    @property
+    def devices(self) -> int:
+        """Devices among which a batch is divided.
+
+        Raises:
+            InputError: several devices on PyTorch.
+        """
+        return kg.distribution.num_devices() if self.distribution == "data_parallel" else 1
+
+    @property
     def generation_epoch(self) -> int:
         """First epoch with generated images."""
         return min(self.defer_epoch + self.generation_delay, self.epochs)
@@ -164,9 +191,11 @@ AnyLongTailConfig = TypeVar("AnyLongTailConfig", bound=LongTailConfig)
 
 def quick_training(config: AnyConfig) -> AnyConfig:
     """The same stages of training and measurement in seconds; the data stay as they are."""
+    wide = config.architecture == "wide_resnet"
     return dataclasses.replace(
         config,
-        depth=8,
+        depth=18 if wide else 8,
+        width=8 if wide else config.width,
         epochs=3,
         defer_epoch=1,
         first_decay_epoch=1,
@@ -223,6 +252,18 @@ def check_values(config: TrainingConfig) -> None:
                 raise InputError(f"--{name}={value}: use {least} or more")
     if config.architecture == "resnet" and (config.depth < 8 or (config.depth - 2) % 6):
         raise InputError(f"--depth={config.depth}: use 8, 14, 20, 32, 44, 56 or 110")
+    if config.architecture == "wide_resnet" and config.depth not in (18, 34, 50):
+        raise InputError(f"--depth={config.depth}: the wide ResNets have 18, 34 or 50")
+    if config.whitening and config.architecture == "four_conv":
+        raise InputError("--whitening: four_conv has no whitened form; use a ResNet")
+    known = kg.layers.FEATURE_NORMALIZATIONS
+    if config.feature_normalization is not None:
+        if config.feature_normalization not in known:
+            raise InputError(
+                f"--feature_normalization={config.feature_normalization}: use {', '.join(known)}"
+            )
+        if not config.whitening:
+            raise InputError("--feature_normalization belongs to --whitening: give both")
     if not 0.0 <= config.validation_fraction < 1.0:
         raise InputError(f"--validation_fraction={config.validation_fraction}: use 0 to below 1")
     if not 0.0 < config.generated_fraction <= 1.0:
@@ -295,7 +336,36 @@ def checked(
     if needs_fraction and not config.validation_fraction:
         raise InputError("--invariance_split=validation needs --validation_fraction above 0")
     kg.data.choose_pipeline(config.pipeline)
+    _check_distribution(config, methods)
     return config, methods
+
+
+def _check_distribution(config: TrainingConfig, methods: list[Method]) -> None:
+    """Raises InputError for what several devices cannot do or divide."""
+    devices = config.devices
+    if devices == 1:
+        return
+    batches = {"--batch_size": config.batch_size}
+    if any(method.generates for method in methods):
+        batches["--generated_fraction, the generated part of a batch"] = config.source_batch_size
+        if not config.generator:
+            batches["--generator_batch_size"] = config.generator_batch_size
+    for name, size in batches.items():
+        if size % devices:
+            raise InputError(
+                f"{name}: {size} images cannot be divided evenly among {devices} devices; use a "
+                f"multiple of {devices}, or --distribution=none"
+            )
+    if keras.config.backend() == "tensorflow":
+        if config.gradient_accumulation > 1:
+            raise InputError(
+                "--gradient_accumulation: Keras cannot accumulate gradients of several devices on "
+                "TensorFlow; use 1, or KERAS_BACKEND=jax"
+            )
+        if config.pipeline == "numpy":
+            raise InputError(
+                "--pipeline=numpy: several devices on TensorFlow need tf_data, or auto"
+            )
 
 
 def decisive_settings(config: TrainingConfig) -> dict[str, Any]:
@@ -303,6 +373,10 @@ def decisive_settings(config: TrainingConfig) -> dict[str, Any]:
     settings = dataclasses.asdict(config)
     for name in ("output_dir", "data_dir", "download", "cache_dir"):
         settings.pop(name, None)
+    if not config.whitening:  # as in folders from before there was any
+        del settings["whitening"], settings["feature_normalization"]
+    if config.distribution == "none":  # as in folders made before there was a choice
+        settings.pop("distribution")
     if config.generator:
         settings["generator"] = hashlib.sha256(Path(config.generator).read_bytes()).hexdigest()
     return settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,23 @@ def train_and_measure(
         started: `time.monotonic()` before the data were loaded.
         oracle: see `ClassifierTrainer`.
     """
+    if config.distribution == "none":
+        return _train_and_measure(config, methods, splits, folder, started, oracle)
+    # TensorFlow reports each of the hundreds of reductions that it puts into a step.
+    getLogger("tensorflow").setLevel("WARNING")
+    with kg.distribution.data_parallel() as devices:
+        logging.info("each batch is divided among %d devices", devices)
+        return _train_and_measure(config, methods, splits, folder, started, oracle)
+
+
+def _train_and_measure(
+    config: TrainingConfig,
+    methods: Sequence[Method],
+    splits: kg.data.Splits,
+    folder: ResultsFolder,
+    started: float,
+    oracle: tuple[kg.data.ImageDataset, kg.transforms.Transform] | None,
+) -> dict[str, Any]:
     train = splits.train
     if config.quick and config.keep_threshold is not None:
         # The sizes of --quick are known only now.
@@ -281,9 +299,11 @@ def _recognizer(
     if all(16 <= size <= 31 for size in dataset.image_shape[:2]):
         # Another network than the classifiers', and a fast one where it fits.
         config = dataclasses.replace(config, architecture="four_conv", width=32)
+    devices = config.devices
     settings = dataclasses.replace(
         config,
-        batch_size=_RECOGNITION_BATCH,
+        batch_size=min(_RECOGNITION_BATCH, len(dataset)) // devices * devices,
+        drop_remainder=config.drop_remainder or devices > 1,
         augmentation="none",
         epochs=epochs,
         defer_epoch=epochs,
@@ -325,13 +345,14 @@ def _classifiers(
             name = f"{method.key}_seed{seed}"
             folder.write_table(f"history_{name}.csv", HISTORY_COLUMNS, trained.history)
             measured = measurement.all(trained, method.logit_scale)
-            folder.save_model(trained.network, f"classifier_{name}")
+            _save_classifier(config, trained.network, name, folder)
             if trained.selected is not None:
                 with trained.selected_weights():
-                    folder.save_model(trained.network, f"classifier_{name}_selected")
+                    _save_classifier(config, trained.network, f"{name}_selected", folder)
             if config.export:
                 target = folder.models / f"classifier_{name}"
-                made = kg.export.export_classifier(trained.network, target, config.export)
+                plain = kg.layers.fold(trained.network) if config.whitening else trained.network
+                made = kg.export.export_classifier(plain, target, config.export)
                 for name_of_format, outcome in made.items():
                     logging.info("export %s: %s", name_of_format, outcome)
                 measured["export"] = {
@@ -339,6 +360,16 @@ def _classifiers(
                 }
             entry["seeds"][str(seed)] = measured
             folder.write_results(results)
+
+
+def _save_classifier(
+    config: TrainingConfig, network: keras.Model, name: str, folder: ResultsFolder
+) -> None:
+    """Saves a network of plain layers and, of a whitened one, also what was trained."""
+    if config.whitening:
+        folder.save_model(network, f"classifier_{name}_whitened")
+        network = kg.layers.fold(network)
+    folder.save_model(network, f"classifier_{name}")
 
 
 def finish(config: TrainingConfig, folder: ResultsFolder, results: dict[str, Any]) -> None:

@@ -13,10 +13,34 @@ import pytest
 from tests.reference.__main__ import main
 from tests.reference.registry import Check, compare, families, family_of, run_file
 
-FIXTURES = sorted((Path(__file__).parent / "fixtures" / "git").glob("*.npz"))
+FIXTURES = [
+    path
+    for folder in ("git", "whitening")
+    for path in sorted((Path(__file__).parent / "fixtures" / folder).glob("*.npz"))
+]
 
 
-@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
+# One file of each family of the whitened layers is among the fast tests: on JAX each takes seconds.
+FAST = {
+    "box_filter",
+    "deconvT_RECOMMENDED_not_official_k2s2b8",
+    "deconvT_official_c8_k2_s2",
+    "deconv_c16_k3_groups4",
+    "deconv_two_updates",
+    "delinear_f48_block16",
+    "freeze_schedule",
+    "isqrt_batch",
+    "rfconv_c3_k3",
+    "rfnorm_standalone_0",
+}
+
+
+def _case(path: Path) -> object:
+    fast = path.parent.name == "git" or path.stem in FAST
+    return pytest.param(path, id=path.stem, marks=() if fast else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("path", map(_case, FIXTURES))
 def test_fixture(path):
     results = run_file(path)
     failed = [f"{r.key} {r.error} {r.tolerance} {r.note}" for r in results if r.status == "FAIL"]
@@ -25,7 +49,7 @@ def test_fixture(path):
 
 
 def test_every_fixture_has_a_family():
-    assert len(FIXTURES) == 16
+    assert len(FIXTURES) == 16 + 38
     assert all(family_of(path.name, families()) for path in FIXTURES)
 
 

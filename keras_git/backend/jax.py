@@ -89,3 +89,35 @@ def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable
         return pure([v.value for v in variables], *tensors)
 
     return call
+
+
+def num_replicas() -> int:
+    """Parts into which a batch is divided; the devices of `keras.distribution.DataParallel`."""
+    distribution = keras.distribution.distribution()
+    return 1 if distribution is None else int(distribution.device_mesh.devices.size)
+
+
+def replica_mean(tensors: list[Any]) -> list[Any]:
+    """Means over replicas: arrays are global here, the compiler puts in the reductions."""
+    return tensors
+
+
+def separate_replicas() -> int:
+    """Copies of a step that each see a part of the batch only: arrays are global here."""
+    return 1
+
+
+def rows_of_replica(draw: Callable[[Any], Any], number: Any) -> Any:
+    """`draw(number)`, since `number` rows are all of the batch."""
+    return draw(number)
+
+
+def num_devices() -> int:
+    """Devices for data-parallel training: those of this process."""
+    return int(jax.local_device_count())
+
+
+def data_parallel_scope() -> Any:
+    """Context in which variables are on all devices and batches divided among them."""
+    devices = [f"{device.platform}:{device.id}" for device in jax.local_devices()]
+    return keras.distribution.DataParallel(devices=devices).scope()

@@ -9,6 +9,7 @@ import keras
 import torch
 
 from keras_git.backend.common import AugmentedModelBase, StatefulStepModelBase
+from keras_git.errors import InputError
 
 
 class StepModel(StatefulStepModelBase):
@@ -42,3 +43,36 @@ def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable
             return function(*keras.tree.map_structure(keras.ops.convert_to_tensor, tensors))
 
     return call
+
+
+def num_replicas() -> int:
+    """Parts into which a batch is divided: Keras does not divide it here."""
+    return 1
+
+
+def replica_mean(tensors: list[Any]) -> list[Any]:
+    """Means over replicas, of which there is one."""
+    return tensors
+
+
+def separate_replicas() -> int:
+    """Copies of a step that each see a part of the batch only: there is one, which sees all."""
+    return 1
+
+
+def rows_of_replica(draw: Callable[[Any], Any], number: Any) -> Any:
+    """`draw(number)`, since `number` rows are all of the batch."""
+    return draw(number)
+
+
+def num_devices() -> int:
+    """Raises InputError: Keras does not divide batches among devices on PyTorch."""
+    raise InputError(
+        "data-parallel training is not possible on PyTorch, where Keras does not divide batches "
+        "among devices: use KERAS_BACKEND=jax or KERAS_BACKEND=tensorflow"
+    )
+
+
+def data_parallel_scope() -> Any:
+    """Raises InputError, see `num_devices`."""
+    return num_devices()

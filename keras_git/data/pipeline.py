@@ -75,10 +75,14 @@ class Stream:
         randomness.generator(seed, randomness.AUGMENTATION)  # reject a bad seed now
 
     @property
+    def images_per_epoch(self) -> int:
+        """Images that are drawn in an epoch, those of a left-out last batch included."""
+        return len(self.dataset if self.sampler is None else self.sampler)
+
+    @property
     def steps_per_epoch(self) -> int:
         """Number of batches of an epoch."""
-        draws = len(self.dataset if self.sampler is None else self.sampler)
-        number, rest = divmod(draws, self.batch_size)
+        number, rest = divmod(self.images_per_epoch, self.batch_size)
         return number + (rest > 0 and not self.drop_remainder)
 
     def plan(self, epoch: int, step: int) -> tuple[np.ndarray, Parameters]:

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_git import backend
 from keras_git.errors import InputError
 from keras_git.losses.weights import checked_counts, checked_weights, ldam_margins
 
@@ -61,7 +62,8 @@ class ClassificationLoss(keras.losses.Loss):
         if weights is None:
             return cross_entropy
         batch_size = ops.cast(ops.shape(weights)[0], "float32")
-        return cross_entropy * weights * batch_size / ops.sum(weights)
+        (total,) = backend.replica_mean([ops.sum(weights)])
+        return cross_entropy * weights * batch_size / total
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         logits = ops.cast(y_pred, "float32")

@@ -1,7 +1,8 @@
 """Networks: classifiers, the image-to-image generator and the discriminator.
 
 All are functional models of built-in Keras layers and operations: a saved ``.keras`` file opens
-with ``import keras`` alone, on any backend, in safe mode.
+with ``import keras`` alone, on any backend, in safe mode. Networks made with ``whitening`` need
+``import keras_git`` besides, until `keras_git.layers.fold` has made them plain.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from keras_git.models.discriminator import discriminator
 from keras_git.models.four_conv import four_conv
 from keras_git.models.generator import GeneratorNetworks, generator_networks
 from keras_git.models.resnet import resnet
+from keras_git.models.wide_resnet import wide_resnet
 
 __all__ = [
     "GeneratorNetworks",
@@ -19,4 +21,5 @@ __all__ = [
     "four_conv",
     "generator_networks",
     "resnet",
+    "wide_resnet",
 ]

@@ -7,7 +7,7 @@ on every backend and in safe mode.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -132,10 +132,13 @@ def convolution(
     kernel_initializer: Any,
     bias_initializer: Any = "zeros",
     name: str,
+    layer: Callable[..., Any] = layers.Conv2D,
+    **options: Any,
 ) -> Any:
     """Symmetric explicit padding, then a convolution without padding of its own.
 
     Keras' "same" pads (0, 1) at stride 2 and even kernels; the networks here pad symmetrically.
+    `layer` is the class of the convolution, `options` are further arguments of it.
     """
     size = (kernel_size - 1) // 2 if pad_size is None else pad_size
     # at stride 1 and odd kernels "same" is symmetric: one operation less
@@ -149,7 +152,7 @@ def convolution(
                 f"{kernel_size} convolution {name}; allowed: larger images, fewer downsamplings, "
                 "layers or scales"
             )
-    return layers.Conv2D(
+    return layer(
         filters,
         kernel_size,
         strides=strides,
@@ -158,6 +161,7 @@ def convolution(
         kernel_initializer=kernel_initializer,
         bias_initializer=bias_initializer,
         name=name,
+        **options,
     )(x)
 
 

@@ -10,7 +10,7 @@ from keras import layers
 
 from keras_git.errors import InputError
 from keras_git.models import _blocks
-from keras_git.models.resnet import batch_normalization
+from keras_git.models.normalized_convolution import batch_normalization
 
 
 def four_conv(

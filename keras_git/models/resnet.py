@@ -2,53 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 from keras import layers, ops
 
 from keras_git.errors import InputError
 from keras_git.models import _blocks
-
-BATCH_NORM_MOMENTUM = 0.9
-BATCH_NORM_EPSILON = 1e-5
-HEADS = ("linear", "cosine")
-
-
-def batch_normalization(x: Any, name: str) -> Any:
-    """Batch normalization with the conventions of the original (momentum .9, epsilon 1e-5)."""
-    return layers.BatchNormalization(
-        momentum=BATCH_NORM_MOMENTUM, epsilon=BATCH_NORM_EPSILON, name=name
-    )(x)
-
-
-def cosine_head(x: Any, num_classes: int, seed: int | None, name: str) -> Any:
-    """Cosines between the features and one weight vector per class, in [-1, 1]; no scale.
-
-    Weights start as U(-1, 1), each class vector then scaled to unit length; only their direction
-    matters for the output, but the length matters for the size of a gradient step.
-    """
-    # The weight matrix has to be divided by its column norms, and a Dense layer shows its weights
-    # only through its output: on the identity matrix that is the matrix itself. The identity is
-    # made from x because a functional graph starts at its inputs.
-    # Not ops.diag, which PyTorch cannot export to ONNX.
-    ones = ops.ones_like(ops.sum(x, axis=0))
-    identity = ops.triu(ops.tril(ones[:, None] * ones[None, :]))
-    dense = layers.Dense(
-        num_classes,
-        use_bias=False,
-        kernel_initializer=_blocks.uniform(1.0, seed, name),
-        name=name,
-    )
-    weights = dense(identity)
-    kernel = dense.kernel
-    norms = ops.norm(kernel, axis=0, keepdims=True)
-    kernel.assign(ops.convert_to_tensor(kernel) / ops.maximum(norms, 1e-12))
-    weights = layers.UnitNormalization(axis=0, name=f"{name}_unit_weights")(weights)
-    directions = layers.UnitNormalization(axis=-1, name=f"{name}_unit_features")(x)
-    return ops.matmul(directions, weights)
+from keras_git.models.heads import HEADS, classifier_head
+from keras_git.models.normalized_convolution import Whitening, convolution_unit
 
 
 def resnet(
@@ -60,6 +22,8 @@ def resnet(
     width: int = 16,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
+    whitening: Whitening = False,
+    feature_normalization: str | None = None,
     seed: int | None = None,
     name: str = "classifier",
 ) -> keras.Model:
@@ -80,6 +44,11 @@ def resnet(
         mean: Channel means in [0, 1] units. With mean and std the network takes images 0..255;
             without them it takes images that are normalized already.
         std: Channel standard deviations in [0, 1] units.
+        whitening: False for batch normalization; True, or a mapping of arguments, for
+            `keras_git.layers.WhitenedConv2D` in its place. Such a network opens after
+            `import keras_git`; `keras_git.layers.fold` makes it plain.
+        feature_normalization: of the whitened convolutions: None, "sample", "l1" or
+            "receptive_field".
         seed: Seed of the initial weights; None draws fresh ones.
         name: Name of the model and prefix of its layers.
 
@@ -106,45 +75,24 @@ def resnet(
     _blocks.check_choice("head", head, HEADS)
     shape = _blocks.check_image_shape(input_shape, smallest=8)
 
-    def conv(x: Any, filters: int, strides: int, layer: str) -> Any:
-        return _blocks.convolution(
-            x,
-            filters,
-            3,
-            strides=strides,
-            use_bias=False,
-            kernel_initializer=_blocks.he_normal(seed, layer),
-            name=layer,
-        )
-
+    conv = convolution_unit(whitening, feature_normalization, seed)
     inputs = keras.Input(shape, name=f"{name}_images")
     x = _blocks.image_normalization(inputs, mean, std, shape[-1], name)
-    x = conv(x, width, 1, f"{name}_stem_conv")
-    x = batch_normalization(x, f"{name}_stem_bn")
+    x = conv(x, width, 3, 1, f"{name}_stem_conv", f"{name}_stem_bn")
     x = layers.ReLU(name=f"{name}_stem_relu")(x)
     for stage in range(3):
         filters = width * 2**stage
         for block in range((depth - 2) // 6):
             prefix = f"{name}_stage{stage + 1}_block{block}"
             strides = 2 if stage > 0 and block == 0 else 1
-            y = conv(x, filters, strides, f"{prefix}_conv1")
-            y = batch_normalization(y, f"{prefix}_bn1")
+            y = conv(x, filters, 3, strides, f"{prefix}_conv1", f"{prefix}_bn1")
             y = layers.ReLU(name=f"{prefix}_relu1")(y)
-            y = conv(y, filters, 1, f"{prefix}_conv2")
-            y = batch_normalization(y, f"{prefix}_bn2")
+            y = conv(y, filters, 3, 1, f"{prefix}_conv2", f"{prefix}_bn2")
             if strides == 2:
                 side = filters // 4
                 x = ops.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (side, side)))
             x = layers.Add(name=f"{prefix}_add")([y, x])
             x = layers.ReLU(name=f"{prefix}_relu2")(x)
     x = layers.GlobalAveragePooling2D(name=f"{name}_pool")(x)
-    if head == "cosine":
-        outputs = cosine_head(x, num_classes, seed, f"{name}_head")
-    else:
-        outputs = layers.Dense(
-            num_classes,
-            kernel_initializer=_blocks.he_normal(seed, f"{name}_head"),
-            bias_initializer=_blocks.uniform(1.0 / math.sqrt(4 * width), seed, f"{name}_head_bias"),
-            name=f"{name}_head",
-        )(x)
+    outputs = classifier_head(x, head, num_classes, seed, f"{name}_head")
     return keras.Model(inputs, outputs, name=name)

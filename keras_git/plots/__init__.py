@@ -4,5 +4,12 @@ from __future__ import annotations
 
 from keras_git.plots.class_plots import accuracy_per_class, ekld_against_class_size
 from keras_git.plots.style_grid import style_grid
+from keras_git.plots.training_curves import accuracy_by_learning_rate, loss_curves
 
-__all__ = ["accuracy_per_class", "ekld_against_class_size", "style_grid"]
+__all__ = [
+    "accuracy_by_learning_rate",
+    "accuracy_per_class",
+    "ekld_against_class_size",
+    "loss_curves",
+    "style_grid",
+]

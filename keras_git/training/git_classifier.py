@@ -184,7 +184,8 @@ class Classifier(backend.AugmentedModel):
             return sample_weight
         weight = ops.take(ops.convert_to_tensor(self.class_weights), ops.cast(y, "int32"))
         # Keras divides by the number of images, the weighted mean by the sum of the weights.
-        weight = weight / ops.mean(weight)
+        (mean,) = backend.replica_mean([ops.mean(weight)])
+        weight = weight / mean
         return weight if sample_weight is None else weight * sample_weight
 
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
@@ -246,7 +247,10 @@ class GITClassifier(Classifier):
     Data of `fit`: `x` is a dictionary of `"images"` (B, H, W, C) in 0..255, `"source_images"`
     (n, H, W, C) in 0..255 and `"source_labels"` (n,), with n >= trunc(generated_fraction * B);
     `y` the labels (B,) of `"images"`. Batches `(images, labels)` without sources train plainly.
-    `keras_git.data.training_data(stream, sources=...)` makes both.
+    `keras_git.data.training_data(stream, sources=...)` makes both. Within
+    `keras_git.distribution.data_parallel` the batch, the sources and what is generated of a batch
+    are best multiples of the number of devices: on TensorFlow each device generates
+    trunc(generated_fraction * its part).
 
     Raises:
         InputError: `keep_threshold` without `class_counts`, a fraction outside 0..1, an unknown
@@ -326,11 +330,16 @@ class GITClassifier(Classifier):
         sources = ops.cast(x["source_images"][available - count :], "float32")
         labels = ops.cast(x["source_labels"][available - count :], "int32")
         probability = ops.take(ops.convert_to_tensor(self._keep_probability), labels)
-        draw = keras.random.uniform((count,), seed=self.seed_generator)
+        draw = backend.rows_of_replica(
+            lambda rows: keras.random.uniform((rows,), seed=self.seed_generator), count
+        )
         keep = draw < probability * self.generating
         generated = sources
         if self.generator is not None:
-            style = keras.random.normal((count, self.style_dim), seed=self.seed_generator)
+            style = backend.rows_of_replica(
+                lambda rows: keras.random.normal((rows, self.style_dim), seed=self.seed_generator),
+                count,
+            )
             generated = self._generate(sources, style, keep)
         if self.rejected == "source":
             spread = ops.reshape(keep, (-1, 1, 1, 1))

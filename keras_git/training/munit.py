@@ -163,8 +163,13 @@ class MUNIT(backend.StepModel):
 
     def _styles(self, x: Any, images: list[Any], phase: str) -> list[Any]:
         # Always drawn, so that the state of the generator does not depend on who passes styles.
-        shape = (ops.shape(images[0])[0], self.style_dim)
-        drawn = [keras.random.normal(shape, seed=self.seed_generator) for _ in self.networks]
+        drawn = [
+            backend.rows_of_replica(
+                lambda rows: keras.random.normal((rows, self.style_dim), seed=self.seed_generator),
+                ops.shape(images[0])[0],
+            )
+            for _ in self.networks
+        ]
         if not isinstance(x, dict):
             return drawn
         names = [f"{phase}_style_{domain}" for domain in _DOMAINS[: self.domains]]

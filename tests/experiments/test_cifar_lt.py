@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import keras_git as kg
-from experiments import gtsrb_lt, k49_lt
+from experiments import gtsrb_lt, k49_lt, whitening
 from experiments.cifar_lt import Config, run
 from experiments.settings import checked, quick
 from keras_git.errors import InputError
@@ -149,6 +149,10 @@ def test_another_configuration_does_not_touch_it(finished: tuple[Config, dict]) 
         ({"dataset": "nowhere.npz"}, "nowhere.npz"),
         ({"dataset": "cifar10", "data_dir": "nowhere"}, "nowhere"),
         ({"depth": 9, "quick": False, "largest_class": 24, "smallest_class": 4}, "9"),
+        ({"architecture": "wide_resnet", "depth": 20, "quick": False}, "18, 34 or 50"),
+        ({"architecture": "four_conv", "whitening": True}, "no whitened form"),
+        ({"whitening": True, "feature_normalization": "batch"}, "use sample, l1"),
+        ({"feature_normalization": "sample"}, "give both"),
     ],
 )
 def test_bad_settings_are_named(tmp_path, changes: dict, reason: str) -> None:
@@ -284,6 +288,28 @@ def test_the_other_methods_and_options_run(finished: tuple[Config, dict], tmp_pa
 
 
 @pytest.mark.slow
+def test_whitened_classifiers_are_saved_plain_and_as_trained(tmp_path) -> None:
+    config = dataclasses.replace(
+        SMALL,
+        methods=("erm", "git"),
+        whitening=True,
+        feature_normalization="sample",
+        recognition_epochs=0,
+        output_dir=str(tmp_path),
+    )
+    results = run(config)
+    models = tmp_path / "models"
+    plain = keras.saving.load_model(models / "classifier_git_seed0.keras")
+    trained = keras.saving.load_model(models / "classifier_git_seed0_whitened.keras")
+    assert {type(layer).__module__.partition(".")[0] for layer in plain.layers} == {"keras"}
+    images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1)).astype("float32")
+    np.testing.assert_allclose(
+        plain.predict(images, verbose=0), trained.predict(images, verbose=0), atol=1e-3
+    )
+    assert np.isfinite(results["methods"]["git"]["seeds"]["0"]["balanced_accuracy"])
+
+
+@pytest.mark.slow
 def test_an_npz_file_as_it_is_and_two_domains(tmp_path) -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), (40, 20, 10, 6))
@@ -322,7 +348,8 @@ def test_every_flagfile_can_be_read() -> None:
         assert all(line.startswith("#") for line in lines[:3]), path
         names = {line[2:].split("=")[0].removeprefix("no") for line in lines if line[:2] == "--"}
         program = path.stem.split("_")[0]
-        config = {"k49": k49_lt.Config, "gtsrb": gtsrb_lt.Config}.get(program, Config)
+        programs = {"k49": k49_lt, "gtsrb": gtsrb_lt, "whitening": whitening}
+        config = programs[program].Config if program in programs else Config
         known = {field.name for field in dataclasses.fields(config)}
         known |= {name.removeprefix("no") for name in known} | {"flagfile"}
         assert names <= known, path

@@ -12,7 +12,13 @@ import keras
 import numpy as np
 import pytest
 
-from keras_git.models import discriminator, four_conv, generator_networks, resnet
+from keras_git.models import (
+    discriminator,
+    four_conv,
+    generator_networks,
+    resnet,
+    wide_resnet,
+)
 from tests.models.saved_models import outputs_of
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -38,6 +44,7 @@ def _networks() -> dict[str, keras.Model]:
     return {
         "linear": resnet((16, 16, 3), 4, 8, width=4, mean=[0.5] * 3, std=[0.2] * 3, seed=1),
         "cosine": resnet((16, 16, 3), 4, 8, width=4, head="cosine", seed=1),
+        "wide": wide_resnet((16, 16, 3), 4, 18, width=2, seed=1),
         "four_conv": four_conv((16, 16, 1), 4, width=4, seed=1),
         "generator": reflect.generator,
         "style_encoder": reflect.style_encoder,

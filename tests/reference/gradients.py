@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_git.backend import StepModel
 from keras_git.models import call_in_training
@@ -59,6 +61,61 @@ class Step:
             arguments = keras.tree.map_structure(keras.ops.convert_to_tensor, arguments)
             result = keras.tree.map_structure(keras.ops.stop_gradient, self.function(*arguments))
         return keras.tree.map_structure(keras.ops.convert_to_numpy, result)
+
+
+class Passes(StepModel):
+    """Passes through a network or layer, each compiled as a whole where that is needed.
+
+    Args:
+        network: built, with one input.
+        inputs: an example; the shape of all that follow.
+    """
+
+    def __init__(self, network: Any, inputs: np.ndarray):
+        super().__init__(seed=0)
+        self.network = network
+        self.inputs_variable = self.add_weight(
+            shape=inputs.shape, initializer="zeros", dtype=inputs.dtype.name, name="inputs"
+        )
+        self.built = True
+        self.compile(optimizer="sgd")
+        self.optimizer.build(self.trainable_variables)
+        self._passes = {
+            training: Step(self, functools.partial(self._pass, training))
+            for training in (True, False)
+        }
+        self._gradients_step = Step(self, self._gradients)
+
+    def _pass(self, training: bool, inputs: Any) -> Any:
+        return self.network(inputs, training=training)
+
+    def _gradients(self, inputs: Any, factors: Any) -> Any:
+        self.inputs_variable.assign(inputs)
+        recorder = GradientRecorder()
+
+        def objective() -> tuple[Any, dict[str, Any]]:
+            outputs = self.network(ops.convert_to_tensor(self.inputs_variable), training=True)
+            return ops.sum(factors * ops.square(outputs)), {"outputs": outputs}
+
+        variables = [self.inputs_variable, *self.network.trainable_variables]
+        logs = self.minimize(objective, variables, recorder)
+        return logs["outputs"], recorder.gradients
+
+    def train(self, inputs: np.ndarray) -> Any:
+        """Outputs in training mode; updates running statistics."""
+        return self._passes[True](inputs)
+
+    def infer(self, inputs: np.ndarray) -> Any:
+        """Outputs in inference mode."""
+        return self._passes[False](inputs)
+
+    def gradients(self, inputs: np.ndarray, factors: Any) -> tuple[Any, list[np.ndarray]]:
+        """Outputs in training mode, and gradients of ``sum(factors * outputs ** 2)``.
+
+        Returns:
+            The outputs; the gradients for the inputs, then for the trainable variables in order.
+        """
+        return self._gradients_step(inputs, factors)
 
 
 class Probe(StepModel):
