@@ -68,7 +68,7 @@ def planned_conditions(spec: Any, images: np.ndarray) -> tuple[list[Planned], di
         if chosen.needs_colour and channels != 3:
             skipped[name] = "the images have no colour"
         elif chosen.needs_dark_background and not dark and not asked:
-            skipped[name] = "meant for bright strokes on a background of 0, which these are not"
+            skipped[name] = "made for strokes on a black background"
         else:
             for rung in chosen.rungs((height, width, channels), strengths):
                 tried = None

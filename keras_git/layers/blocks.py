@@ -32,13 +32,15 @@ class Blocks(Protocol):
     Attributes:
         num_sets: S.
         num_features: F.
+        num_slices: parts of contiguous channels in which it takes windows.
     """
 
     num_sets: int
     num_features: int
+    num_slices: int
 
-    def rows(self, patches: Any) -> Any:
-        """Rows `(S, M', F)` of patches `(M, taps, channels)`."""
+    def rows(self, windows: Any) -> Any:
+        """Rows `(S, M', F)` of windows `(slices, M, taps, channels / slices)`."""
 
     def split(self, kernel: Any) -> Any:
         """Matrices `(S, F, Q)` of a kernel `(taps, channels / groups, outputs)`."""
@@ -69,18 +71,21 @@ class ChannelBlocks:
         self.num_channels = channels
         self.num_sets = channels // self._block
         self.num_features = taps * self._block
+        self.num_slices = self.num_sets
 
-    def spread(self, values: Any, by_tap: Any | None = None) -> Any:
-        """A value per channel `(C,)` for each feature, `(S, F)`; times a factor per tap."""
+    def spread(self, values: Any) -> Any:
+        """A value per channel `(C,)` for each feature, `(S, F)`."""
         parts = ops.reshape(values, (self.num_sets, 1, self._block))
-        factors = ops.ones((self._taps,), parts.dtype) if by_tap is None else by_tap
-        parts = parts * ops.cast(ops.reshape(factors, (1, -1, 1)), parts.dtype)
+        parts = ops.tile(parts, (1, self._taps, 1))
         return ops.reshape(parts, (self.num_sets, self.num_features))
 
-    def rows(self, patches: Any) -> Any:
-        parts = ops.reshape(patches, (-1, self._taps, self.num_sets, self._block))
-        parts = ops.transpose(parts, (2, 0, 1, 3))
-        return ops.reshape(parts, (self.num_sets, -1, self.num_features))
+    def by_channel(self, values: Any) -> Any:
+        """Mean `(C,)` of the features `(S, F)` of each channel."""
+        parts = ops.reshape(values, (self.num_sets, self._taps, self._block))
+        return ops.reshape(ops.mean(parts, axis=1), (-1,))
+
+    def rows(self, windows: Any) -> Any:
+        return ops.reshape(windows, (self.num_sets, -1, self.num_features))
 
     def split(self, kernel: Any) -> Any:
         blocks = self.num_sets // self._groups
@@ -126,9 +131,10 @@ class InterleavedBlocks:
         self._channels = channels // groups
         self.num_sets = groups
         self.num_features = taps * block
+        self.num_slices = 1
 
-    def rows(self, patches: Any) -> Any:
-        flat = ops.transpose(patches, (0, 2, 1))  # channel by channel
+    def rows(self, windows: Any) -> Any:
+        flat = ops.transpose(windows[0], (0, 2, 1))  # channel by channel
         if self._groups > 1:
             parts = ops.reshape(flat, (-1, self.num_sets, self.num_features))
             return ops.transpose(parts, (1, 0, 2))
@@ -171,10 +177,11 @@ class SliceBlocks:
     def __init__(self, channels: int, outputs: int, block_size: int) -> None:
         self.num_sets = 1
         self.num_features = effective_block_size(block_size, channels)
+        self.num_slices = 1
         self._blocks, self._outputs = channels // self.num_features, outputs
 
-    def rows(self, patches: Any) -> Any:
-        return ops.reshape(patches, (1, -1, self.num_features))
+    def rows(self, windows: Any) -> Any:
+        return ops.reshape(windows, (1, -1, self.num_features))
 
     def split(self, kernel: Any) -> Any:
         parts = ops.reshape(kernel, (self._blocks, self.num_features, self._outputs))

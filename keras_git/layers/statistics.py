@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_git.backend import num_replicas, replica_mean
@@ -18,6 +17,8 @@ from keras_git.layers.inverse_sqrt import inverse_sqrt
 CONSTANT_VARIANCE = 1e-12
 # Above it, or not a number: the loss shows that, and the running statistics survive.
 _LARGEST_VARIANCE = 1e30
+# Rows whose mean is near enough to that of all.
+_FEW = 64
 
 
 class _Statistics(keras.layers.Layer):
@@ -68,9 +69,9 @@ class _Statistics(keras.layers.Layer):
     def _wide(self) -> str:
         return "float64" if self.variable_dtype == "float64" else "float32"
 
-    def _build_state(self, mean_shape: tuple[int, ...]) -> None:
+    def _build_state(self) -> None:
         sets, features = self._shape
-        self.moving_mean = self._add("moving_mean", mean_shape, "zeros", self._wide)
+        self.moving_mean = self._add("moving_mean", self._shape, "zeros", self._wide)
         self.moving_whitening = self._add(
             "moving_whitening", (sets, features, features), _identity, self._wide
         )
@@ -101,109 +102,90 @@ class _Statistics(keras.layers.Layer):
 class WhiteningStatistics(_Statistics):
     """Statistics of the careful rules.
 
-    Every training step takes mean and variance of each channel from the batch; the whitening
-    matrix is that of the features divided by their deviation. It changes slowly, so that a later
-    step may use the running one (`update_interval`), while mean and scale are always those of the
-    batch: with stale ones, activations grow without bound at high learning rates.
+    Every training step takes mean and variance of the features from the batch; the whitening
+    matrix is that of the features divided by their deviation. A later step may use the running one
+    (`update_interval`), while mean and scale are always those of the batch: with stale ones,
+    activations grow without bound at high learning rates.
 
-    Weights: `moving_mean` and `moving_variance` (C,), `moving_whitening` (S, F, F), `moving_offset`
-    (S, F), which is how far the mean of a feature is from that of its channel, in deviations,
-    `steps`, `updates`. Averages are plain until they would forget faster than the momentum asks.
+    Weights: `moving_mean` (S, F), `moving_variance` (C,), `moving_whitening` (S, F, F), `steps`,
+    `updates`. Averages are plain until they would forget faster than the momentum asks.
 
     Args:
         blocks: the division of the features.
-        coverage: part of a kernel's positions in which each tap lies inside the image, `(taps,)`;
-            zeros outside belong to the data, and so to the mean.
         by_channel: whether features are divided by the deviation of their channel, or all by that
             of their block.
         **kwargs: of all statistics.
     """
 
-    def __init__(
-        self, blocks: ChannelBlocks, coverage: np.ndarray, by_channel: bool, **kwargs: Any
-    ) -> None:
+    def __init__(self, blocks: ChannelBlocks, by_channel: bool, **kwargs: Any) -> None:
         super().__init__(blocks, **kwargs)
-        self._blocks, self._coverage, self._by_channel = blocks, coverage, by_channel
+        self._blocks, self._by_channel = blocks, by_channel
 
     def build(self) -> None:
+        self._build_state()
         channels = (self._blocks.num_channels,)
-        self._build_state(channels)
         self.moving_variance = self._add("moving_variance", channels, "ones", self._wide)
-        self.moving_offset = self._add("moving_offset", self._shape, "zeros", self._wide)
 
-    def current(
-        self, values: Callable[[], Any], rows: Callable[[], Any], training: bool
-    ) -> tuple[Any, Any]:
+    def current(self, rows: Callable[[], Any], training: bool) -> tuple[Any, Any]:
         """What whitens the input of this call; in training the statistics are updated.
 
         Args:
-            values: gives the input, `(..., C)`.
             rows: gives the features of sampled positions, `(S, M, F)`.
             training: False takes the running values.
 
         Returns:
             mean `(S, F)` and matrices `(S, F, F)`, by which a kernel is multiplied.
         """
-        state = self._value(self.moving_whitening), self._value(self.moving_offset)
+        old = self._value(self.moving_whitening)
         if not training or not self.trainable:
             mean = ops.convert_to_tensor(self.moving_mean)
-            variance = ops.convert_to_tensor(self.moving_variance)
-            return self._product(mean, variance, *state)
-        stop = (lambda x: x) if self._differentiate else ops.stop_gradient
-        inputs = stop(values())
-        axes = tuple(range(len(inputs.shape) - 1))
-        # Products are of differences to a pivot, so that a large mean does not cancel them. It is
-        # the same on all replicas, which have no mean in common before the one reduction.
+            deviation, _ = self._deviation(mean, ops.convert_to_tensor(self.moving_variance))
+            return mean, old / deviation[:, :, None]
+        features = rows() if self._differentiate else ops.stop_gradient(rows())
+        # Products are of differences to a pivot, so that a large mean does not cancel them: a few
+        # rows' mean is near enough. Replicas have no mean in common before the one reduction.
         several = num_replicas() > 1
-        pivot = self._value(self.moving_mean) if several else ops.mean(inputs, axes)
+        pivot = self._value(self.moving_mean) if several else ops.mean(features[:, :_FEW], axis=1)
         pivot = ops.stop_gradient(pivot)
-        centred = inputs - pivot
-        moments = [ops.mean(centred, axes), ops.mean(ops.square(centred), axes)]
-        shift = self._blocks.spread(pivot)
+        moved = features - pivot[:, None, :]
+        first = ops.mean(moved, axis=1)
 
-        def of_rows() -> list[Any]:
-            moved = stop(rows()) - shift[:, None, :]
-            number = ops.cast(ops.shape(moved)[1], moved.dtype)
-            return [ops.mean(moved, axis=1), ops.transpose(moved, (0, 2, 1)) @ moved / number]
-
-        def whitened(first: Any, product: Any) -> tuple[Any, Any]:
-            covariance = product - first[:, :, None] * first[:, None, :]
-            deviation, alive = self._deviation(mean, variance)
-            offset = (first + shift - self._spread_mean(mean)) / deviation
-            return self._inverse_root(covariance, deviation, alive), offset
+        def whitening(second: Any) -> Any:
+            covariance = second - first[:, :, None] * first[:, None, :]
+            return self._inverse_root(covariance, deviation, alive)
 
         due = self._due()
-        found: list[Any] = []
+        # no reduction over replicas can stand inside a condition
+        second = _second_moments(moved) if several or due is True else None
         if several:
-            # no reduction over replicas can stand inside a condition
-            *moments, first, product = replica_mean([*moments, *of_rows()])
-            found = [first, product]
-        mean = pivot + moments[0]
-        variance = moments[1] - ops.square(moments[0])
-        if due is True:
-            new = whitened(*(found or of_rows()))
-        elif several:
-            new = tuple(ops.where(due, a, b) for a, b in zip(whitened(*found), state, strict=True))
+            first, second = replica_mean([first, second])
+        if second is None:
+            squares = ops.mean(ops.square(moved), axis=1)
         else:
-            new = ops.cond(due, lambda: whitened(*of_rows()), lambda: state)
-        self._update(mean, variance, *new, due)
-        return self._product(mean, variance, *new)
-
-    def _spread_mean(self, mean: Any) -> Any:
-        return self._blocks.spread(mean, self._coverage)
+            squares = ops.diagonal(second, axis1=1, axis2=2)
+        mean = first + pivot
+        variance = self._blocks.by_channel(squares - ops.square(first))
+        deviation, alive = self._deviation(mean, variance)
+        if due is True:
+            matrix = whitening(second)
+        elif several:
+            matrix = ops.where(due, whitening(second), old)
+        else:
+            matrix = ops.cond(due, lambda: whitening(_second_moments(moved)), lambda: old)
+        self._update(mean, variance, matrix, due)
+        return mean, matrix / deviation[:, :, None]
 
     def _deviation(self, mean: Any, variance: Any) -> tuple[Any, Any]:
         """Of each feature `(S, F)`, never near 0; and whether a set is alive `(S, 1)`."""
         by_block = ops.reshape(variance, (self._shape[0], -1))
         whole = ops.mean(by_block, axis=1, keepdims=True)
-        squares = ops.reshape(ops.square(ops.stop_gradient(mean)), (self._shape[0], -1))
-        size = ops.maximum(ops.mean(squares, axis=1, keepdims=True), 1.0)
+        squares = ops.mean(ops.square(ops.stop_gradient(mean)), axis=1, keepdims=True)
+        size = ops.maximum(squares, 1.0)
         alive = ops.logical_and(whole > CONSTANT_VARIANCE * size, whole < _LARGEST_VARIANCE)
-        if not self._by_channel:
-            by_block = ops.broadcast_to(whole, ops.shape(by_block))
-            floored = by_block
-        else:
+        if self._by_channel:
             floored = ops.maximum(by_block, 0.0) + self._epsilon * whole
+        else:
+            floored = ops.broadcast_to(whole, ops.shape(by_block))
         deviation = ops.sqrt(ops.where(alive, floored, ops.ones_like(floored)))
         return self._blocks.spread(ops.reshape(deviation, (-1,))), alive
 
@@ -214,24 +196,18 @@ class WhiteningStatistics(_Statistics):
         correlation = correlation + self._epsilon * identity
         return inverse_sqrt(ops.where(alive[:, :, None], correlation, identity), self._iterations)
 
-    def _product(self, mean: Any, variance: Any, matrix: Any, offset: Any) -> tuple[Any, Any]:
-        deviation, _ = self._deviation(mean, variance)
-        return self._spread_mean(mean) + offset * deviation, matrix / deviation[:, :, None]
-
-    def _update(self, mean: Any, variance: Any, matrix: Any, offset: Any, due: Any) -> None:
+    def _update(self, mean: Any, variance: Any, matrix: Any, due: Any) -> None:
         def weight(number: Any) -> Any:
             count = ops.cast(ops.convert_to_tensor(number), self._wide)
             return ops.maximum(1.0 - self._momentum, 1.0 / (count + 1.0))
 
         # One batch with NaN or infinity would stay in the running values forever.
-        finite = ops.isfinite(ops.sum(ops.stop_gradient(mean + variance)))
+        finite = ops.isfinite(ops.sum(ops.stop_gradient(mean)) + ops.sum(variance))
         scale = weight(self.steps)
         self._move(self.moving_mean, mean, scale, finite)
         self._move(self.moving_variance, variance, scale, finite)
         due = ops.logical_and(due, finite)
-        scale = weight(self.updates)
-        self._move(self.moving_whitening, matrix, scale, due)
-        self._move(self.moving_offset, offset, scale, due)
+        self._move(self.moving_whitening, matrix, weight(self.updates), due)
         self.updates.assign_add(ops.cast(due, "int32"))
         self.steps.assign_add(1)
 
@@ -244,13 +220,10 @@ class OriginalStatistics(_Statistics):
     """
 
     def build(self) -> None:
-        self._build_state(self._shape)
+        self._build_state()
 
-    def current(
-        self, values: Callable[[], Any], rows: Callable[[], Any], training: bool
-    ) -> tuple[Any, Any]:
-        """As in `WhiteningStatistics`; the values are not used."""
-        del values
+    def current(self, rows: Callable[[], Any], training: bool) -> tuple[Any, Any]:
+        """As in `WhiteningStatistics`."""
         mean, matrix = self._value(self.moving_mean), self._value(self.moving_whitening)
         if not training or not self.trainable:
             return mean, matrix
@@ -261,9 +234,7 @@ class OriginalStatistics(_Statistics):
             # as in `WhiteningStatistics`
             pivot = ops.stop_gradient(mean if several else ops.mean(features, axis=1))
             moved = features - pivot[:, None, :]
-            number = ops.cast(ops.shape(moved)[1], moved.dtype)
-            product = ops.transpose(moved, (0, 2, 1)) @ moved / number
-            first, product = replica_mean([ops.mean(moved, axis=1), product])
+            first, product = replica_mean([ops.mean(moved, axis=1), _second_moments(moved)])
             product = product - first[:, :, None] * first[:, None, :]
             ridge = self._epsilon * ops.eye(product.shape[-1], dtype=product.dtype)
             return first + pivot, inverse_sqrt(product + ridge, self._iterations)
@@ -282,6 +253,14 @@ class OriginalStatistics(_Statistics):
         self.updates.assign_add(ops.cast(due, "int32"))
         self.steps.assign_add(1)
         return found[0], found[1]
+
+
+def _second_moments(rows: Any) -> Any:
+    """Mean product of the features of rows `(S, M, F)` with each other, `(S, F, F)`."""
+    number = ops.cast(ops.shape(rows)[1], rows.dtype)
+    half = ops.transpose(ops.stop_gradient(rows), (0, 2, 1)) @ rows / number
+    # The gradient of both factors as one product with the rows instead of two.
+    return half + ops.transpose(half, (0, 2, 1)) - ops.stop_gradient(half)
 
 
 def _identity(shape: Any, dtype: Any = None) -> Any:

@@ -15,8 +15,6 @@ from keras_git.layers.statistics import OriginalStatistics, WhiteningStatistics
 
 RULES = ("careful", "original")
 STANDARDIZATIONS = ("channel", "block")
-# Of the careful rules: as good as 1 in steps to a loss, at a fraction of the time (BUILD_NOTES.md).
-UPDATE_INTERVAL = 4
 FEATURE_NORMALIZATIONS = ("sample", "l1", "receptive_field")
 # Of the careful rules; the original adds the layer's own epsilon.
 NORMALIZATION_EPSILON = 1e-7
@@ -31,17 +29,17 @@ class Whitened(keras.layers.Layer):
     NaN or infinity gives outputs of NaN and leaves the running ones as they were.
 
     Args:
-        block_size: channels whitened together, see `keras_git.layers.blocks`; by default 16, of
+        block_size: channels whitened together, see `keras_git.layers.blocks`; by default 8, of
             dense layers 64 (rules "original": 64 and 512).
         epsilon: ridge, as a part of the features' mean variance (rules "original": absolute).
         iterations: Newton-Schulz steps; few of them leave small eigenvalues damped. More than 7
             need many more rows than features.
         momentum: share of the old running statistics in an update.
         sampling_stride: statistics are taken at every so many positions of the convolution, in both
-            directions; the careful rules sample at least 3 by 3 positions where there are.
-        update_interval: training steps from one whitening matrix to the next, by default 4 (rules
-            "original": 1). Mean and scale are those of the batch in every step; the rules
-            "original" keep everything as it was at the last update.
+            directions; the careful rules sample at least 2 by 2 positions where there are.
+        update_interval: training steps from one whitening matrix to the next. Mean and scale are
+            those of the batch in every step, but with the rules "original", which keep everything
+            as it was at the last update. More than 1 can diverge at learning rates near 1.
         frozen: running statistics also in training, without updates; may be set at any time before
             a model is compiled. ``trainable = False`` implies it.
         freeze_iterations: None, or f for the original's schedule, updates in the first f of every
@@ -61,7 +59,7 @@ class Whitened(keras.layers.Layer):
     """
 
     # Channels whitened together, by the rules.
-    default_block_sizes: ClassVar[dict[str, int]] = {"careful": 16, "original": 64}
+    default_block_sizes: ClassVar[dict[str, int]] = {"careful": 8, "original": 64}
 
     def __init__(
         self,
@@ -71,7 +69,7 @@ class Whitened(keras.layers.Layer):
         iterations: int = 5,
         momentum: float = 0.9,
         sampling_stride: int = 3,
-        update_interval: int | None = None,
+        update_interval: int = 1,
         frozen: bool = False,
         freeze_iterations: int | None = None,
         differentiate_statistics: bool = True,
@@ -90,8 +88,6 @@ class Whitened(keras.layers.Layer):
             raise InputError(f"rules is {rules!r}; allowed: {', '.join(RULES)}")
         if block_size is None:
             block_size = self.default_block_sizes[rules]
-        if update_interval is None:
-            update_interval = 1 if rules == "original" else UPDATE_INTERVAL
         for name, value in (
             ("block_size", block_size),
             ("iterations", iterations),
@@ -129,8 +125,7 @@ class Whitened(keras.layers.Layer):
         """Whether the original program's rules hold."""
         return self.rules == "original"
 
-    def _build_statistics(self, blocks: Blocks, coverage: Any = None) -> None:
-        """Makes the state; `coverage` `(taps,)` is that of `WhiteningStatistics`, default 1."""
+    def _build_statistics(self, blocks: Blocks) -> None:
         self._blocks = blocks
         options: dict[str, Any] = {
             "epsilon": self.epsilon,
@@ -144,17 +139,15 @@ class Whitened(keras.layers.Layer):
         }
         self.statistics: OriginalStatistics | WhiteningStatistics
         if isinstance(blocks, ChannelBlocks):
-            taps = blocks.num_features * blocks.num_sets // blocks.num_channels
-            coverage = np.ones(taps) if coverage is None else coverage
             by_channel = self.standardization == "channel"
-            self.statistics = WhiteningStatistics(blocks, coverage, by_channel, **options)
+            self.statistics = WhiteningStatistics(blocks, by_channel, **options)
         else:
             self.statistics = OriginalStatistics(blocks, **options)
         self.statistics.build()
 
     def running(self) -> tuple[Any, Any]:
         """What whitens in inference: means `(S, F)`, matrices `(S, F, F)` of S sets of features."""
-        return self.statistics.current(lambda: None, lambda: None, False)
+        return self.statistics.current(lambda: None, False)
 
     @property
     def _wide(self) -> str:

@@ -57,7 +57,7 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         blocks: Blocks = kind(
             math.prod(self.kernel_size), channels, self.filters, self.groups, self.block_size
         )
-        self._build_statistics(blocks, self._coverage(sizes))
+        self._build_statistics(blocks)
 
     @property
     def symmetric_padding(self) -> list[tuple[int, int]] | None:
@@ -93,7 +93,6 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         x = self.normalized(inputs)
         local = self.local_moments(x)
         mean, whitening = self.statistics.current(
-            lambda: self._values(x, local),
             lambda: self._blocks.rows(self._windows(self._wide_images(x), local)),
             self._updating(training),
         )
@@ -111,33 +110,6 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
             bias = bias - centre * sums
         outputs = outputs + ops.cast(bias, outputs.dtype)
         return outputs if self.activation is None else self.activation(outputs)
-
-    def _coverage(self, sizes: Any) -> np.ndarray:
-        """Part of the positions in which each tap lies inside the image, `(taps,)`."""
-        if self.feature_normalization == "receptive_field":
-            return np.ones(math.prod(self.kernel_size))  # zeros are standardized like pixels
-        by_axis = []
-        for size, extent, pair, stride, taps, rate in zip(
-            sizes,
-            self._extents,
-            self._padding_of(sizes),
-            self.strides,
-            self.kernel_size,
-            self.dilation_rate,
-            strict=True,
-        ):
-            if size is None:
-                by_axis.append(np.ones(taps))
-                continue
-            positions = np.arange((size + sum(pair) - extent) // stride + 1) * stride - pair[0]
-            places = positions[:, None] + np.arange(taps) * rate
-            by_axis.append(((places >= 0) & (places < size)).mean(axis=0))
-        return np.outer(*by_axis).reshape(-1)
-
-    def _values(self, x: Any, local: tuple[Any, Any] | None) -> Any:
-        """The input of which channel statistics are taken."""
-        images = self._wide_images(x)
-        return images if local is None else (images - local[0]) / local[1]
 
     def _wide_images(self, x: Any) -> Any:
         """Channels last, in the dtype of the statistics."""
@@ -170,11 +142,11 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
         return tuple(found)
 
     def _windows(self, images: Any, local: tuple[Any, Any] | None) -> Any:
-        """Sampled windows of the channels-last images, `(M, taps, C)`."""
+        """Sampled windows of the channels-last images, as `Blocks.rows` takes them."""
         if self.original and math.prod(self.kernel_size) == 1:
             # every n-th pixel of the flat list
-            flat = ops.reshape(images, (-1, 1, images.shape[-1]))
-            return flat[:: math.prod(self._sampling(images.shape[1:3]))]
+            flat = ops.reshape(images, (1, -1, 1, images.shape[-1]))
+            return flat[:, :: math.prod(self._sampling(images.shape[1:3]))]
         steps = self._sampling(images.shape[1:3])
         windows = patches(
             images,
@@ -182,13 +154,14 @@ class WhitenedConv2D(Whitened, keras.layers.Conv2D):
             strides=steps,
             dilation_rate=self.dilation_rate,
             padding=self._padding_of(images.shape[1:3]),
+            slices=self._blocks.num_slices,
         )
         if local is None:
             return windows
         if self.original:
-            mean = ops.mean(windows, axis=(1, 2), keepdims=True)
-            number = math.prod(windows.shape[1:])
-            squares = ops.sum(ops.square(windows - mean), axis=(1, 2), keepdims=True)
+            mean = ops.mean(windows, axis=(2, 3), keepdims=True)  # one slice
+            number = math.prod(windows.shape[2:])
+            squares = ops.sum(ops.square(windows - mean), axis=(2, 3), keepdims=True)
             deviation = ops.sqrt(squares / max(number - 1, 1) + 1e-30)
             return (windows - mean) / (deviation + _ORIGINAL_FIELD_EPSILON)
         mean, deviation = (ops.reshape(self._at_windows(part, steps), (-1, 1, 1)) for part in local)

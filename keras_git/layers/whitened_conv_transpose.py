@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_git.errors import InputError
 from keras_git.layers.blocks import Blocks, ChannelBlocks, InterleavedBlocks
-from keras_git.layers.patches import patches, sampled_every
+from keras_git.layers.patches import patches, sampled_every, sliced
 from keras_git.layers.whitened import Whitened
 
 
@@ -65,7 +65,6 @@ class WhitenedConv2DTranspose(Whitened, keras.layers.Conv2DTranspose):
         x = self.normalized(inputs)
         last = x if self.data_format == "channels_last" else ops.transpose(x, (0, 2, 3, 1))
         mean, whitening = self.statistics.current(
-            lambda: ops.cast(last, self._wide),
             lambda: self._blocks.rows(self._windows(ops.cast(last, self._wide))),
             self._updating(training),
         )
@@ -91,12 +90,13 @@ class WhitenedConv2DTranspose(Whitened, keras.layers.Conv2DTranspose):
         return outputs if self.activation is None else self.activation(outputs)
 
     def _windows(self, images: Any) -> Any:
-        """Sampled pixels (rules "original": windows), `(M, taps, C)`."""
+        """Sampled pixels (rules "original": windows), as `Blocks.rows` takes them."""
         if not self.original:
             rows, columns = (
                 sampled_every(self.sampling_stride, size) for size in images.shape[1:3]
             )
-            return ops.reshape(images[:, ::rows, ::columns], (-1, 1, images.shape[-1]))
+            pixels = ops.reshape(images[:, ::rows, ::columns], (-1, 1, images.shape[-1]))
+            return sliced(pixels, self._blocks.num_slices)
         steps = [self.sampling_stride * stride for stride in self.strides]
         pads = [
             (0, 0) if self.padding == "valid" else ((taps - 1) * rate // 2,) * 2

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_git.errors import InputError
 from keras_git.layers.blocks import Blocks, ChannelBlocks, SliceBlocks
+from keras_git.layers.patches import sliced
 from keras_git.layers.whitened import Whitened
 
 
@@ -52,14 +53,16 @@ class WhitenedDense(Whitened, keras.layers.Dense):
     def call(self, inputs: Any, training: Any = None) -> Any:
         x = self.normalized(inputs)
         mean, whitening = self.statistics.current(
-            lambda: ops.cast(x, self._wide),
-            lambda: self._blocks.rows(ops.reshape(ops.cast(x, self._wide), (-1, 1, x.shape[-1]))),
+            lambda: self._blocks.rows(self._windows(ops.cast(x, self._wide))),
             self._updating(training),
         )
         kernel, bias = self._folded(mean, whitening)
         outputs = x @ ops.cast(kernel, self.compute_dtype)
         outputs = outputs + ops.cast(bias, outputs.dtype)
         return outputs if self.activation is None else self.activation(outputs)
+
+    def _windows(self, x: Any) -> Any:
+        return sliced(ops.reshape(x, (-1, 1, x.shape[-1])), self._blocks.num_slices)
 
     def _folded(self, mean: Any, whitening: Any) -> tuple[Any, Any]:
         kernel = ops.cast(ops.convert_to_tensor(self.kernel), self._wide)

@@ -134,8 +134,8 @@ def test_a_run_continues_and_ends_in_the_same_result(tmp_path, monkeypatch):
     for key, entry in whole["runs"].items():
         assert parts["runs"][key]["history"][-1]["loss"] == entry["history"][-1]["loss"]
         assert parts["runs"][key]["per_class_accuracy"] == entry["per_class_accuracy"]
-    with pytest.raises(InputError, match="different configuration: epochs was 2"):
-        run(dataclasses.replace(config, quick=False, epochs=3))
+    with pytest.raises(InputError, match="different configuration: l2 was"):
+        run(dataclasses.replace(config, l2=0.1))
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from keras_git.layers.blocks import (
     SliceBlocks,
     effective_block_size,
 )
+from keras_git.layers.patches import sliced
 
 
 @pytest.mark.parametrize(
@@ -39,12 +40,14 @@ def test_rows_times_matrices_is_patches_times_kernel(blocks, taps, groups):
     matrices = blocks.split(ops.convert_to_tensor(kernel.astype("float32")))
     assert matrices.shape[:2] == (blocks.num_sets, blocks.num_features)
     np.testing.assert_allclose(ops.convert_to_numpy(blocks.join(matrices)), kernel, rtol=1e-6)
-    rows = blocks.rows(ops.convert_to_tensor(patches.astype("float32")))
+    rows = blocks.rows(sliced(ops.convert_to_tensor(patches.astype("float32")), blocks.num_slices))
     assert rows.shape[0] == blocks.num_sets and rows.shape[2] == blocks.num_features
     # the same row for all: its offset is the layer's output without bias
     first = np.broadcast_to(patches[:1], patches.shape).astype("float32")
     if blocks.num_features * blocks.num_sets == taps * 12:
-        mean = ops.mean(blocks.rows(ops.convert_to_tensor(first)), axis=1)
+        mean = ops.mean(
+            blocks.rows(sliced(ops.convert_to_tensor(first), blocks.num_slices)), axis=1
+        )
         each = np.split(kernel, groups, axis=-1)
         parts = np.split(patches[0], groups, axis=-1)
         expected = [np.einsum("tc,tco->o", p, k) for p, k in zip(parts, each, strict=True)]

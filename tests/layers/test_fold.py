@@ -103,7 +103,14 @@ def _convolutions(format):
     return _randomized(keras.Model(inputs, outputs)), shape
 
 
-@pytest.mark.parametrize("format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize(
+    "format",
+    [
+        # JAX compiles each operation of each shape
+        pytest.param("channels_last", marks=[pytest.mark.slow] if BACKEND == "jax" else []),
+        "channels_first",
+    ],
+)
 def test_convolutions_with_batch_normalization(format):
     model, shape = _convolutions(format)
     folded = _check(model, _images(shape))

@@ -109,8 +109,8 @@ def test_training_output_of_convolutions():
         "two_blocks": {"filters": 3, "kernel_size": 3, "block_size": 2},
         "grouped_blocks": {"filters": 4, "kernel_size": 2, "groups": 2, "block_size": 1},
         "sampled": {"filters": 3, "kernel_size": 2, "sampling_stride": 2},
-        # 3 positions per axis remain where 4 would leave fewer
-        "sampled_too_much": {"filters": 3, "kernel_size": 2, "sampling_stride": 4},
+        # 2 positions per axis remain where 7 would leave one
+        "sampled_too_much": {"filters": 3, "kernel_size": 2, "sampling_stride": 7},
     }
     network = _network(
         layers.WhitenedConv2D, {name: {**CONVERGED, **v} for name, v in variants.items()}, SHAPE

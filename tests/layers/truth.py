@@ -57,7 +57,7 @@ def whitened_convolution(
 ) -> np.ndarray:
     """Training output: each block of contiguous channels whitened, then multiplied."""
     found = windows(np.asarray(x, float), kernel.shape[:2], strides, dilation, padding)
-    steps = [max(1, min(sampling, (count - 1) // 2)) for count in found.shape[1:3]]
+    steps = [max(1, min(sampling, count - 1)) for count in found.shape[1:3]]
     each_in, each_out = kernel.shape[2], kernel.shape[3] // groups
     block = block or each_in
     outputs = np.zeros((*found.shape[:3], kernel.shape[3]))

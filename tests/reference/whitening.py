@@ -242,7 +242,7 @@ def recommended_transposed_family(arrays: Arrays, config: dict) -> Iterator[Chec
     layer.statistics._epsilon = ops.convert_to_tensor(ridge[:, None, None])
     yield Check("output_train", call(arrays["input"], True), "rel", _OUTPUT)
     mean = ops.convert_to_numpy(layer.statistics.moving_mean)
-    yield Check("batch_mean", mean, "rel", _OUTPUT)
+    yield Check("batch_mean", mean.reshape(-1), "rel", _OUTPUT)
     deviation = np.sqrt(variances.reshape(len(ridge), -1).mean(axis=1))
     matrix = ops.convert_to_numpy(layer.statistics.moving_whitening)
     matrix = matrix / deviation[:, None, None]
