@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_git.transforms.sampling import bilinear
+
 
 def affine_matrix(
     *,
@@ -85,39 +87,12 @@ def warp(images: Any, matrix: Any, fill: Any = 0.0) -> Any:
     Returns:
         float32 tensor `(N, H, W, C)`.
     """
-    height, width, channels = (int(side) for side in images.shape[1:])
+    height, width = (int(side) for side in images.shape[1:3])
     rows, columns = np.mgrid[:height, :width].reshape(2, -1).astype(np.float32)
     x = ops.convert_to_tensor(columns - np.float32((width - 1) / 2))
     y = ops.convert_to_tensor(rows - np.float32((height - 1) / 2))
-    matrix = ops.cast(matrix, "float32")
-    m = [[matrix[..., i, j] for j in range(3)] for i in range(2)]
-    single = len(matrix.shape) == 2
-    if not single:
-        m = [[entry[:, None] for entry in row] for row in m]
+    matrix = ops.reshape(ops.cast(matrix, "float32"), (-1, 2, 3))
+    m = [[matrix[:, i, j, None] for j in range(3)] for i in range(2)]
     source_x = m[0][0] * x + m[0][1] * y + m[0][2] + (width - 1) / 2
     source_y = m[1][0] * x + m[1][1] * y + m[1][2] + (height - 1) / 2
-    left, top = ops.floor(source_x), ops.floor(source_y)
-    part_x, part_y = source_x - left, source_y - top
-
-    shape = ops.shape(images)
-    if single:
-        table = ops.reshape(images, (shape[0], height * width, channels))
-        first: Any = 0
-    else:
-        table = ops.reshape(images, (-1, channels))
-        first = ops.arange(shape[0], dtype="int32")[:, None] * (height * width)
-    total: Any = None
-    covered: Any = None
-    for down, weight_y in ((0, 1.0 - part_y), (1, part_y)):
-        row = top + down
-        for right, weight_x in ((0, 1.0 - part_x), (1, part_x)):
-            column = left + right
-            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            weight = weight_y * weight_x * ops.cast(inside, "float32")
-            place = ops.clip(row, 0, height - 1) * width + ops.clip(column, 0, width - 1)
-            tap = ops.take(table, first + ops.cast(place, "int32"), axis=1 if single else 0)
-            tap = tap * weight[..., None]
-            total = tap if total is None else total + tap
-            covered = weight if covered is None else covered + weight
-    total = total + ops.cast(fill, "float32") * (1.0 - covered)[..., None]
-    return ops.reshape(total, shape)
+    return ops.reshape(bilinear(images, source_x, source_y, fill=fill), ops.shape(images))

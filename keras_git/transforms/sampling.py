@@ -22,7 +22,8 @@ def bilinear(
 
     Args:
         images: float `(N, H, W, C)`.
-        x: columns, `(N, P)` or `(1, P)`; the centre of the first pixel is 0.
+        x: columns, `(N, P)`, or `(1, P)` for all images, which is the cheaper way; the centre of
+            the first pixel is 0.
         y: rows, of the same shape.
         fill: what is outside: a number, or `(N, C)` or `(1, C)`.
         outside: `"constant"`: `fill`, with the weight that bilinear interpolation gives to pixels
@@ -50,12 +51,21 @@ def bilinear(
     next_column = ops.minimum(column + 1, width - 1)
     next_row = ops.minimum(row + 1, height - 1)
     number = ops.shape(images)[0]
-    first = ops.arange(number, dtype="int32")[:, None] * (height * width)
-    table = ops.reshape(images, (-1, channels))
+    shared = column.shape[0] == 1 and row.shape[0] == 1
+    if shared:
+        table = ops.reshape(images, (number, height * width, channels))
+    else:
+        table = ops.reshape(images, (-1, channels))
+        first = ops.arange(number, dtype="int32")[:, None] * (height * width)
+
+    def at(line: Any, place: Any) -> Any:
+        index = line * width + place
+        if shared:
+            return ops.take(table, index[0], axis=1)
+        return ops.take(table, first + index, axis=0)
 
     def along_x(line: Any) -> Any:
-        start = first + line * width
-        one, two = ops.take(table, start + column, axis=0), ops.take(table, start + next_column, 0)
+        one, two = at(line, column), at(line, next_column)
         return one + part_x * (two - one)
 
     upper = along_x(row)
