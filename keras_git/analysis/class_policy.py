@@ -69,6 +69,8 @@ def read_factors(factors: Any) -> list[dict[str, Any]]:
             row.update({n: _number(row[n]) for n in _NUMERIC if n in row})
             label = row.get("class_id")
             row["class_id"] = None if label in (None, "", "all") else int(float(label))
+            if row["class_id"] == -1:  # `explain_variation(per_class=False)`
+                row["class_id"] = None
         except (TypeError, ValueError):
             raise InputError(f"{where} has a row that is no numbers: {given!r:.100}") from None
         row["transform"] = str(row["transform"])
@@ -96,7 +98,8 @@ def _read(path: Path) -> Any:
 
 def _gain(row: Mapping[str, Any]) -> float:
     """The gain that counts: less what the transformation brings between classes, if known."""
-    return row["net_gain"] if "net_gain" in row else row["gain"]
+    net = row.get("net_gain", math.nan)
+    return row.get("gain", math.nan) if math.isnan(net) else net
 
 
 def _pooled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

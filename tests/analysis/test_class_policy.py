@@ -81,6 +81,13 @@ def test_one_list_for_all_classes_and_of_some_classes_alone():
     assert only.operations(0) == [] and only.operations(1) == [(ROTATE, 1.0)]
 
 
+def test_a_table_without_control_or_over_all_classes():
+    """Without a control the net gain is NaN; a search over all classes has the class -1."""
+    rows = [_row(-1, INVERT, 0.9, np.nan, gain=0.2), _row(-1, ROTATE, 0.8, np.nan, gain=-0.1)]
+    policy = select_augmentations(rows, num_classes=3)
+    assert all(policy.operations(c) == [(INVERT, 1.0)] for c in range(3))
+
+
 def test_nothing_is_selected_where_nothing_varies():
     policy = select_augmentations([_row(0, IDENTITY, 0.0, 0.0), _row(0, INVERT, 0.1, -0.2)])
     assert policy.operations(0) == []
