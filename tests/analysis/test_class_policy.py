@@ -23,8 +23,8 @@ INVERT, ROTATE = "invert with magnitude 5", "rotate with magnitude 9, sign +"
 IDENTITY = "color with magnitude 0"
 
 
-def _row(label, name, share, gain, **more):
-    return {"class_id": label, "transform": name, "share": share, "net_gain": gain, **more}
+def _row(label, name, share, net_gain, **more):
+    return {"class_id": label, "transform": name, "share": share, "net_gain": net_gain, **more}
 
 
 FACTORS = [
