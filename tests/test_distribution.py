@@ -46,7 +46,12 @@ def test_a_training_is_that_of_one_device(report: dict[str, Any], training: str)
         assert len(one) == 4 and np.isfinite(one).all()
         np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-5, err_msg=name)
     # the inverse root of a covariance matrix enlarges rounding (1.3e-5 seen after four steps)
-    assert found["state"] < (5e-5 if training == "whitened" else 1e-5)
+    limits = dict.fromkeys(found["state"], 5e-5 if training == "whitened" else 1e-5)
+    if training == "MUNIT":
+        # The sign of |x - y| turns with the last bit where both are equal: starting weights changed
+        # by 1e-7 of themselves give momenta 2.5e-3 apart on one device, too. They reach 3.
+        limits["optimizer"] = 2e-2
+    assert {group: value for group, value in found["state"].items() if value >= limits[group]} == {}
 
 
 @pytest.mark.slow

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 
 README = Path(__file__).parents[1] / "README.md"
 
 
+@pytest.mark.slow_on("jax", "torch")
 def test_the_readmes_program_runs(tmp_path, monkeypatch, capsys) -> None:
     (program,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)

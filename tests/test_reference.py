@@ -20,7 +20,8 @@ FIXTURES = [
 ]
 
 
-# One file of each family of the whitened layers is among the fast tests: on JAX each takes seconds.
+# One file of each family of the whitened layers is among the fast tests: on JAX each takes seconds,
+# and the steps of MUNIT half a minute.
 FAST = {
     "box_filter",
     "deconvT_RECOMMENDED_not_official_k2s2b8",
@@ -37,7 +38,8 @@ FAST = {
 
 def _case(path: Path) -> object:
     fast = path.parent.name != "whitening" or path.stem in FAST
-    return pytest.param(path, id=path.stem, marks=() if fast else pytest.mark.slow)
+    slow = pytest.mark.slow_on("jax") if path.stem == "munit_steps" else ()
+    return pytest.param(path, id=path.stem, marks=slow if fast else pytest.mark.slow)
 
 
 @pytest.mark.parametrize("path", map(_case, FIXTURES))

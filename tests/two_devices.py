@@ -144,12 +144,11 @@ TRAININGS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-def largest_difference(one: dict[str, Any], two: dict[str, Any]) -> float:
+def largest_difference(one: list[np.ndarray], two: list[np.ndarray]) -> float:
     """Of values above 1, relative to them."""
     return max(
         float(np.max(np.abs(a - 1.0 * b) / np.maximum(np.abs(a), 1.0), initial=0.0))
-        for group in one
-        for a, b in zip(one[group], two[group], strict=True)
+        for a, b in zip(one, two, strict=True)
     )
 
 
@@ -162,7 +161,7 @@ def compare(train: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     one, two = results
     return {
         "logs": {name: [one["logs"][name], two["logs"][name]] for name in one["logs"]},
-        "state": largest_difference(one["state"], two["state"]),
+        "state": {k: largest_difference(one["state"][k], two["state"][k]) for k in one["state"]},
     }
 
 
@@ -191,7 +190,7 @@ def facts() -> dict[str, Any]:
         progress = kg.training.load_checkpoint(Path(folder) / "state.npz", variables)
         found["progress"] = progress
         found["checkpoint"] = largest_difference(
-            {"": before}, {"": [ops.convert_to_numpy(v) for v in network.variables]}
+            before, [ops.convert_to_numpy(v) for v in network.variables]
         )
         inside = kg.metrics.expected_kl(network, data.images, data.labels, transform, 2)
         # training goes on from what was loaded, on all devices

@@ -221,6 +221,7 @@ def test_a_file_that_is_no_generator_is_named(tmp_path) -> None:
         run(dataclasses.replace(SMALL, generator=str(path), output_dir=str(tmp_path / "run2")))
 
 
+@pytest.mark.slow_on("jax")
 def test_a_validation_part_selects_an_epoch(tmp_path) -> None:
     results = run(
         dataclasses.replace(
@@ -250,6 +251,7 @@ def test_a_validation_part_selects_an_epoch(tmp_path) -> None:
     assert right.mean() == pytest.approx(selected["test_accuracy"], abs=0.003)
 
 
+@pytest.mark.slow_on("jax", "torch")
 def test_a_method_alone_gives_what_it_gives_beside_others(
     finished: tuple[Config, dict], tmp_path
 ) -> None:

@@ -103,14 +103,8 @@ def _convolutions(format):
     return _randomized(keras.Model(inputs, outputs)), shape
 
 
-@pytest.mark.parametrize(
-    "format",
-    [
-        # JAX compiles each operation of each shape
-        pytest.param("channels_last", marks=[pytest.mark.slow] if BACKEND == "jax" else []),
-        "channels_first",
-    ],
-)
+@pytest.mark.slow_on("jax")
+@pytest.mark.parametrize("format", ["channels_last", "channels_first"])
 def test_convolutions_with_batch_normalization(format):
     model, shape = _convolutions(format)
     folded = _check(model, _images(shape))
@@ -173,6 +167,7 @@ def test_what_cannot_be_merged_stays():
     assert len(kept) == 7
 
 
+@pytest.mark.slow_on("jax")
 def test_networks_of_many_kinds_of_parts():
     """Shared layers, nested models, operations, dropout, several inputs and outputs."""
     encoder_input = keras.Input((8, 8, 3))
@@ -246,6 +241,7 @@ def _outputs(operation):
     return keras.tree.flatten(operation.output)
 
 
+@pytest.mark.slow_on("jax")
 def test_a_folded_network_has_the_layers_of_the_plain_one():
     """Whitened or batch normalized: after `fold` convolutions, activations, a head, no more."""
     options = {"width": 4, "mean": 0.5, "std": 0.2, "seed": 1}

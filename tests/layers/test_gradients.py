@@ -150,7 +150,7 @@ def test_far_mean_costs_no_accuracy(degenerate):
     np.testing.assert_allclose(far, near, atol=2e-2)
 
 
-@pytest.mark.parametrize("iterations", [5, 20])
+@pytest.mark.parametrize("iterations", [5, pytest.param(20, marks=pytest.mark.slow_on("jax"))])
 def test_batch_of_one_and_fewer_rows_than_features(iterations):
     """One row is its own mean: the output is the bias. Few rows: finite, variance at most 1."""
     layer = WhitenedDense(3, iterations=iterations, bias_initializer="ones", update_interval=1)

@@ -14,6 +14,7 @@ import pytest
 
 from keras_git import layers
 from keras_git.layers import fold
+from tests.backends import OPENED_ON
 from tests.layers.truth import correlated
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +89,7 @@ def saved(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+@pytest.mark.parametrize("backend", OPENED_ON)
 def test_files_open_on_every_backend(saved, backend, tmp_path):
     """Whitened ones after `import keras_git`; folded ones without."""
     if importlib.util.find_spec(backend) is None:

@@ -103,6 +103,7 @@ def test_a_fresh_layer_in_inference_is_the_plain_one(kind, plain, variants, form
         np.testing.assert_allclose(ours, expected, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow_on("jax")
 def test_training_output_of_convolutions():
     variants = {
         **CONVOLUTIONS,

@@ -26,6 +26,7 @@ def _numpy(x):
     return keras.ops.convert_to_numpy(x)
 
 
+@pytest.mark.slow_on("jax")
 @pytest.mark.parametrize(
     ("shape", "content", "style", "decoder", "judge"),
     [
@@ -42,6 +43,7 @@ def test_number_of_parameters(shape, content, style, decoder, judge):
     assert discriminator(shape, seed=0).count_params() == judge
 
 
+@pytest.mark.slow_on("jax")
 def test_number_of_parameters_of_the_small_generator():
     networks = generator_networks((28, 28, 1), seed=0, **SMALL)
     total = networks.generator.count_params() + networks.style_encoder.count_params()
@@ -51,7 +53,10 @@ def test_number_of_parameters_of_the_small_generator():
 
 
 @pytest.mark.parametrize("padding", ["reflect", "replicate", "zero"])
-@pytest.mark.parametrize(("shape", "activation"), [((16, 16, 1), "relu"), ((28, 20, 3), "lrelu")])
+@pytest.mark.parametrize(
+    ("shape", "activation"),
+    [((16, 16, 1), "relu"), pytest.param((28, 20, 3), "lrelu", marks=pytest.mark.slow_on("jax"))],
+)
 def test_shapes_and_generator_is_decoder_of_content(padding, shape, activation):
     networks = generator_networks(shape, padding=padding, activation=activation, seed=1, **TINY)
     images = RNG.uniform(-1, 1, (2, *shape)).astype("float32")

@@ -19,9 +19,8 @@ from keras_git.models import (
     resnet,
     wide_resnet,
 )
+from tests.backends import OPENED_ON
 from tests.models.saved_models import outputs_of
-
-BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def _small_generator(**options):
@@ -67,7 +66,7 @@ def saved(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", OPENED_ON)
 def test_opens_with_keras_alone(saved, backend, tmp_path):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"the Keras backend {backend!r} is not installed")

@@ -18,6 +18,7 @@ def _trainable(model):
     return sum(int(np.prod(v.shape)) for v in model.trainable_variables)
 
 
+@pytest.mark.slow_on("jax")
 def test_number_of_parameters_of_resnet_18():
     """Published: 11,689,512 with 1000 classes and the large stem."""
     small = _trainable(wide_resnet((32, 32, 3), 10))
@@ -32,6 +33,7 @@ def test_number_of_parameters_on_imagenet(depth, size):
     assert _trainable(wide_resnet((224, 224, 3), 1000, depth)) == size
 
 
+@pytest.mark.slow_on("jax")
 def test_stems():
     def maps(shape, stem, **options):
         network = wide_resnet(shape, 3, stem=stem, **SMALL, **options)
@@ -62,7 +64,7 @@ def test_whitening_takes_the_place_of_batch_normalization():
             np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("norm", [None, "sample"])
+@pytest.mark.parametrize("norm", [pytest.param(None, marks=pytest.mark.slow_on("jax")), "sample"])
 def test_a_whitened_network_trains_and_folds(norm):
     """Through the project's classifier: its call in training finds no batch normalization."""
     network = resnet(

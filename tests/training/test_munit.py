@@ -127,6 +127,7 @@ def test_a_resumed_training_ends_like_an_uninterrupted_one(
     assert all(map(np.array_equal, values(munit.generator), values(other.generator)))
 
 
+@pytest.mark.slow_on("jax")
 def test_two_domains_need_two_streams(images: np.ndarray) -> None:
     munit = kg.training.MUNIT(
         small_networks("generator_a"),
@@ -143,6 +144,7 @@ def test_two_domains_need_two_streams(images: np.ndarray) -> None:
         munit.fit(images, batch_size=6, verbose=0)
 
 
+@pytest.mark.slow_on("jax")
 def test_it_can_be_rebuilt_from_its_configuration(images: np.ndarray) -> None:
     munit = make(loss="hinge", image_weight=5.0)
     again = kg.training.MUNIT.from_config(munit.get_config())
