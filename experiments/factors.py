@@ -39,6 +39,7 @@ from keras_git.analysis import (
     TransformSet,
     explain_variation,
     lines_up,
+    pixel_embedding,
     sample_images,
     similarity_checks,
 )
@@ -51,7 +52,7 @@ from keras_git.auditing.data import SPLITS
 from keras_git.errors import InputError
 from keras_git.files import load_archive, save_archive, write_atomically
 
-UNTRAINED = "untrained"
+UNTRAINED, PIXELS = "untrained", "pixels"
 _QUICK_IMAGES = 12
 _PERMUTATIONS = 10_000
 
@@ -82,7 +83,9 @@ class Config:
     images_per_class: int = option(128, "Most images of each class.")
     both_signs: bool = option(True, "Search both directions of operations that have two.")
     search: tuple[str, ...] = option(
-        (), "Names of the networks whose embeddings are searched; default: all that are trained."
+        (),
+        "Embeddings that are searched: names of networks, untrained, pixels; default: all networks "
+        "that are trained, and pixels.",
     )
     batch_size: int = option(256, "Images per call.")
     seed: int = option(0, "Seed of the choice of images, and of the untrained network.")
@@ -158,8 +161,10 @@ def run(config: Config) -> dict[str, Any]:
         name: None if mode == "none" else mode for name, mode in zip(names, modes, strict=True)
     }
     models = {name: load_classifier(path) for name, path in zip(names, config.model, strict=True)}
-    searched = list(config.search) or list(names)
-    known = [*names, UNTRAINED] if config.untrained else names
+    searched = list(config.search) or [*names, PIXELS]
+    known = [*names, UNTRAINED, PIXELS] if config.untrained else [*names, PIXELS]
+    if PIXELS in names:
+        raise InputError(f"--names: {PIXELS!r} is the name of the embedding without a network")
     for name in searched:
         if name not in known:
             raise InputError(f"--search={name}: use one of {', '.join(known)}")
@@ -190,19 +195,25 @@ def run(config: Config) -> dict[str, Any]:
         cache = kg.analysis.EmbeddingCache(folder.checkpoints)
         for name in searched:
             stem = _stem(name)
-            options = {**common, "preprocess": preprocess[name], "cache": cache}
+            if name == PIXELS:
+                model, options = pixel_embedding(sample), {**common, "layer": None}
+            else:
+                model, options = models[name], {**common, "preprocess": preprocess[name]}
+            options["cache"] = cache
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # the report says it
                 factors[name] = _stage(
-                    folder, f"factors_{stem}", FactorTable, _searcher(models[name], sample,
-                    candidates, options, name)
-                )  # fmt: skip
+                    folder,
+                    f"factors_{stem}",
+                    FactorTable,
+                    _searcher(model, sample, candidates, options, name),
+                )
                 checks[name] = _stage(
                     folder,
                     f"similarity_{stem}",
                     CheckTable,
-                    lambda name=name, options=options: similarity_checks(
-                        models[name], sample, **options
+                    lambda model=model, options=options: similarity_checks(
+                        model, sample, **options
                     ),
                 )
         invariance = _invariance(folder, models, sample, ladder, preprocess, common, cache)

@@ -27,7 +27,7 @@ from keras_git.analysis.class_policy import (
 )
 from keras_git.analysis.comparison import compare
 from keras_git.analysis.crops import CropDecomposition, crop_decomposition
-from keras_git.analysis.embeddings import FEATURES, EmbeddingCache
+from keras_git.analysis.embeddings import FEATURES, EmbeddingCache, pixel_embedding
 from keras_git.analysis.equivariance import EquivarianceTable, measure_equivariance
 from keras_git.analysis.foreground import ForegroundTable, foreground_statistics
 from keras_git.analysis.images import ImageSample, sample_images
@@ -42,31 +42,32 @@ __all__ = [
     "FEATURES",
     "Candidate",
     "CheckTable",
+    "ClassPolicy",
+    "CropDecomposition",
     "DifferenceTable",
     "EmbeddingCache",
     "EquivarianceTable",
     "FactorTable",
+    "ForegroundTable",
     "ImageSample",
     "InvarianceTable",
+    "LearnedCrop",
     "LineUpResult",
     "TransformSet",
     "compare",
+    "crop_decomposition",
     "explain_variation",
+    "factor_generator",
+    "foreground_statistics",
     "lines_up",
     "mantel",
     "measure_equivariance",
     "measure_invariance",
     "official",
+    "pixel_embedding",
+    "read_factors",
     "sample_images",
+    "select_augmentations",
     "similarity_checks",
     "wordnet_similarity",
-    "ClassPolicy",
-    "CropDecomposition",
-    "ForegroundTable",
-    "LearnedCrop",
-    "crop_decomposition",
-    "factor_generator",
-    "foreground_statistics",
-    "read_factors",
-    "select_augmentations",
 ]

@@ -42,7 +42,8 @@ def read_factors(factors: Any) -> list[dict[str, Any]]:
             dictionaries, or the path of a `.csv` or `.json` file with one.
 
     Returns:
-        Dictionaries with at least `transform` (a name that `transforms.policy_transform` reads),
+        Dictionaries with at least `transform` (a name that `transforms.policy_transform` reads, or
+        that of an operation alone, as in `FactorTable.families`),
         `share` and `gain` or `net_gain`, floats (NaN where empty); `class_id` an integer or None.
 
     Raises:
@@ -237,12 +238,9 @@ class _Plan:
         for c, rows in enumerate(lists):
             for r, (name, probability) in enumerate(rows):
                 self.probability[c, r] = probability
-                for p, (operation, magnitude, sign) in enumerate(policy.policy_parts(name)):
+                for p, (operation, low, high, sign) in enumerate(policy.drawn_parts(name)):
                     self.operation[c, r, p] = policy.OPERATIONS.index(operation)
-                    self.low[c, r, p] = policy.lowest_magnitude(operation, magnitude)
-                    self.high[c, r, p] = magnitude
-                    signed = operation in policy.SIGNED
-                    self.sign[c, r, p] = 0.0 if signed and sign is None else (sign or 1)
+                    self.low[c, r, p], self.high[c, r, p], self.sign[c, r, p] = low, high, sign
         used = sorted({int(o) for o in np.unique(self.operation) if o >= 0})
         self.used = [policy.OPERATIONS[o] for o in used]
         self.values = np.stack([policy.VALUES[name] for name in policy.OPERATIONS])
@@ -325,7 +323,7 @@ def _checked(lists: Any) -> Rows:
         raise InputError("give one list of operations per class; there is no class")
     for entry in rows:
         for name, chance in entry:
-            policy.policy_parts(name)
+            policy.drawn_parts(name)
             if not 0.0 <= chance <= 1.0:
                 raise InputError(f"{name!r} has the probability {chance:g}; use 0 to 1")
     return rows
@@ -342,7 +340,8 @@ class ClassPolicy(keras.layers.Layer):
 
     Args:
         lists: for each class pairs (name, probability); names as `transforms.policy_transform`
-            reads them. An empty list leaves the class as it is.
+            reads them, or of an operation alone for any magnitude and direction. An empty list
+            leaves the class as it is.
         value_range: of the images; operations work on 256 levels of it.
         draw: `"independent"`: each operation is applied with its probability, in the order of the
             list; `"one"`: exactly one of the list, by their probabilities divided by their sum.

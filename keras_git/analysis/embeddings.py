@@ -30,6 +30,32 @@ from keras_git.files import load_archive, save_archive
 # The name of the layer whose output the last layer with weights takes: a classifier's features.
 FEATURES = "features"
 _MEMORY_ENTRIES = 16
+_PIXEL_SIDE = 16
+
+
+def pixel_embedding(sample: ImageSample) -> keras.Model:
+    """The pixels themselves as an embedding: what varies in the data, asked of no network.
+
+    A trained network hides the variation that it is invariant to, and an untrained one sees all
+    images as alike. This is neither: images in blocks of pixels, 16 or a few more to the shorter
+    side, less the mean image.
+
+    Args:
+        sample: the images, whose mean is taken.
+
+    Returns:
+        Keras model from images as in the sample to `(N, D)`; by the cosine of two images their
+        contrast does not count.
+    """
+    inputs = keras.Input(sample.images.shape[1:])
+    block = max(1, min(sample.image_size) // _PIXEL_SIDE)
+    x = keras.layers.AveragePooling2D(block)(keras.layers.Rescaling(1.0)(inputs))
+    blocks = keras.Model(inputs, keras.layers.Flatten()(x))
+    total = np.zeros(blocks.output.shape[1], np.float64)
+    for start in range(0, len(sample), 256):
+        total += blocks.predict_on_batch(sample.images[start : start + 256]).sum(axis=0)
+    mean = keras.layers.Normalization(mean=total / len(sample), variance=np.ones_like(total))
+    return keras.Model(inputs, mean(blocks.output), name="pixels")
 
 
 class EmbeddingCache:

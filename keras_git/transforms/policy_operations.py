@@ -465,6 +465,32 @@ def policy_parts(name: str) -> tuple[tuple[str, int, int | None], ...]:
     return tuple((o, m, sign if o in directed else None) for o, m in parts)
 
 
+def drawn_parts(name: str) -> tuple[tuple[str, int, int, int], ...]:
+    """What an augmentation draws for each part of a name.
+
+    Args:
+        name: as `policy_parts` reads it; or an operation alone, such as `"rotate"`, which means all
+            of its magnitudes in both directions.
+
+    Returns:
+        Operation, least and largest magnitude, and sign (0 for one that is drawn).
+
+    Raises:
+        InputError: as `policy_parts`.
+    """
+    if name in OPERATIONS:
+        return ((name, 0, MAGNITUDES - 1, 0 if name in (*SIGNED, "rotate") else 1),)
+    return tuple(
+        (
+            operation,
+            lowest_magnitude(operation, magnitude),
+            magnitude,
+            0 if sign is None and operation in SIGNED else (sign or 1),
+        )
+        for operation, magnitude, sign in policy_parts(name)
+    )
+
+
 def policy_name(*parts: tuple[str, int]) -> str:
     """The name of an operation at a magnitude, or of two in order; `policy_parts` reads it."""
     if len(parts) == 1:

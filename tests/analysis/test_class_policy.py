@@ -18,6 +18,7 @@ from keras_git.analysis import (
 )
 from keras_git.errors import InputError
 from keras_git.transforms import policy_transform
+from keras_git.transforms.policy_operations import drawn_parts
 
 INVERT, ROTATE = "invert with magnitude 5", "rotate with magnitude 9, sign +"
 IDENTITY = "color with magnitude 0"
@@ -86,6 +87,22 @@ def test_a_table_without_control_or_over_all_classes():
     rows = [_row(-1, INVERT, 0.9, np.nan, gain=0.2), _row(-1, ROTATE, 0.8, np.nan, gain=-0.1)]
     policy = select_augmentations(rows, num_classes=3)
     assert all(policy.operations(c) == [(INVERT, 1.0)] for c in range(3))
+
+
+def test_an_operation_alone_is_drawn_from_all_of_its_magnitudes():
+    """As `FactorTable.families` names them; and of rotation both directions."""
+    assert drawn_parts("rotate") == (("rotate", 0, 9, 0),)
+    assert drawn_parts("rescale") == (("rescale", 0, 9, 1),)
+    assert drawn_parts("rotate with magnitude 4") == (("rotate", 0, 4, 1),)
+    assert drawn_parts("rescale with magnitude 8") == (("rescale", 6, 8, 1),)
+    assert drawn_parts("shearX with magnitude 4, sign -") == (("shearX", 0, 4, -1),)
+    policy = select_augmentations([_row(0, "rotate", 0.9, 0.1), _row(1, IDENTITY, 0.0, 0.0)])
+    images = np.zeros((64, 15, 15, 1), np.float32)
+    images[:, 7, 2:7] = 255  # a hand of a clock that points to the left
+    turned = _call(policy, images, np.zeros(64, int))
+    left = turned[:, :, 2:7, 0]  # of the rows around it, that no corner reaches
+    above, below = left[:, 4:7].sum(axis=(1, 2)), left[:, 8:11].sum(axis=(1, 2))
+    assert (above > 2 * below).sum() > 10 and (below > 2 * above).sum() > 10
 
 
 def test_nothing_is_selected_where_nothing_varies():

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_git.analysis import sample_images
+from keras_git.analysis import pixel_embedding, sample_images
 from keras_git.errors import InputError
 
 
@@ -41,6 +41,18 @@ def test_all_sources_give_the_same():
     other = sample_images((images, labels), images_per_class=6, seed=4)
     assert other.content_hash() != expected.content_hash()
     assert len(sample_images((images, labels))) == 40
+
+
+@pytest.mark.parametrize(("side", "block"), [(12, 1), (32, 2), (50, 3)])
+def test_pixels_are_an_embedding(side, block):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (300, side, side, 1), np.uint8)
+    sample = sample_images((images, np.arange(300) % 3))
+    embedding = pixel_embedding(sample).predict(sample.images, verbose=0)
+    cells = side // block
+    cut = sample.images[:, : cells * block, : cells * block, 0].astype(float)
+    expected = cut.reshape(300, cells, block, cells, block).mean(axis=(2, 4)).reshape(300, -1)
+    np.testing.assert_allclose(embedding, expected - expected.mean(axis=0), atol=1e-2)
 
 
 def test_ranges():

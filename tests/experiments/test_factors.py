@@ -15,7 +15,7 @@ import pytest
 from keras import ops
 
 from experiments import factors as program
-from experiments.factors import UNTRAINED, Config, run
+from experiments.factors import PIXELS, UNTRAINED, Config, run
 from keras_git.analysis import FactorTable, InvarianceTable, TransformSet
 from keras_git.errors import InputError
 from tests.analysis.planted import SIDE, planted_images
@@ -46,7 +46,7 @@ def config(files, tmp_path):
     return Config(
         model=(str(files / "a.keras"), str(files / "b.keras")),
         data=str(files / "data.npz"),
-        search=("a",),
+        search=("a", PIXELS),
         quick=True,
         output_dir=str(tmp_path / "out"),
     )
@@ -81,17 +81,19 @@ def test_end_to_end_interrupted_and_resumed(config, monkeypatch, capsys):
     monkeypatch.setattr(program, "invariance_of_models", lambda m, *a, **o: measure(m, *a, **o))
     tables = run(config)
     assert calls == ["a", "b"]
-    assert set(tables["factors"]) == {"a"}
+    assert set(tables["factors"]) == {"a", PIXELS}
     assert tables["invariance"].models == ["a", "b", UNTRAINED]
     assert len(tables["invariance"].differences) == 3 * 8
-    assert set(tables["line_ups"]) == {"a, factors by a", "b, factors by a"}
+    embeddings = "a", PIXELS
+    assert set(tables["line_ups"]) == {f"{n}, factors by {e}" for n in "ab" for e in embeddings}
     written = {p.name for p in out.iterdir()} - {".lock"}
     assert written == {
-        "config.json", "differences.csv", "factors_a.csv", "factors_a.json", "invariance.csv",
-        "invariance.json", "line_up.json", "models", "operations_a.csv", "pictures",
-        "report.html", "similarity_a.csv", "similarity_a.json",
+        "config.json", "differences.csv", "invariance.csv", "invariance.json", "line_up.json",
+        "models", "pictures", "report.html",
+        *(f"{t}_{e}.csv" for t in ("factors", "operations", "similarity") for e in embeddings),
+        *(f"{t}_{e}.json" for t in ("factors", "similarity") for e in embeddings),
     }  # fmt: skip
-    assert len(list((out / "pictures").iterdir())) == 5
+    assert len(list((out / "pictures").iterdir())) == 9
     with open(out / "factors_a.csv") as file:
         assert list(csv.DictReader(file).fieldnames) == list(FactorTable.COLUMNS)
     json.loads((out / "line_up.json").read_text())
