@@ -96,6 +96,28 @@ def chosen_pairs_mean(
         return mean, (total - sums) / (count - counts)
 
 
+def single_pairs_variance(values: np.ndarray, i: np.ndarray, j: np.ndarray, number: int) -> float:
+    """Variance of a mean over listed pairs if the pairs were independent.
+
+    Leaving out single images leaves out each pair twice, and so counts this once too often: little
+    of the whole with all pairs, half of it with disjoint ones. (i, j) and (j, i) are one pair.
+
+    Args:
+        values: of the pairs `(m,)`.
+        i: first images `(m,)`.
+        j: second images `(m,)`.
+        number: of images.
+
+    Reference: Aronow, Samii, Assenova, "Cluster-robust variance estimation for dyadic data",
+    Political Analysis 23, 2015.
+    """
+    if not len(values):
+        return float("nan")
+    _, pair = np.unique(np.minimum(i, j) * number + np.maximum(i, j), return_inverse=True)
+    sums = np.bincount(pair.ravel(), values - values.mean())
+    return float((sums**2).sum()) / len(values) ** 2
+
+
 def disjoint_pairs(number: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """floor(number / 2) pairs of which no image is in two, drawn at random."""
     order = generator.permutation(number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,7 @@ def class_gains(
         own = np.flatnonzero(labels == label)
         u, d = vectors[own], moved[own]
         n = len(own)
+        gain_twice = share_twice = 0.0  # of the variances, what the jackknife counts twice
         if pairs == "all":
             gain, gain_left = similarity.pair_mean(u, d)
             share, share_left, ties = similarity.pair_share(u, d)
@@ -121,10 +123,15 @@ def class_gains(
                 i, j = similarity.random_pairs(n, int(pairs), generator)
             change = (u[i] * d[j]).sum(axis=1)
             gain, gain_left = similarity.chosen_pairs_mean(change, i, j, n)
-            share, share_left = similarity.chosen_pairs_mean((change > 0).astype(float), i, j, n)
+            above = (change > 0).astype(float)
+            share, share_left = similarity.chosen_pairs_mean(above, i, j, n)
+            gain_twice, share_twice = (
+                similarity.single_pairs_variance(values, i, j, n) for values in (change, above)
+            )
             original, _ = similarity.chosen_pairs_mean((u[i] * u[j]).sum(axis=1), i, j, n)
             ties, number = int((change == 0).sum()), len(i)
-        gain_error, share_error = (float(_error(left)) for left in (gain_left, share_left))
+        gain_error = _error_once(gain_left, gain_twice)
+        share_error = _error_once(share_left, share_twice)
         control_gain = net_error = _NAN
         others = len(labels) - n
         if control and others and n:
@@ -134,9 +141,9 @@ def class_gains(
             # Without image k of the class, in both means; the other classes' images are
             # independent of these, and add their own variance
             control_left = (away @ d.sum(axis=0) - d @ away) / (others * max(n - 1, 1))
-            variance = float(_error(gain_left - control_left)) ** 2
+            variance = _error_once(gain_left - control_left, gain_twice) ** 2
             if others > 1:
-                outside = vectors[labels != label] @ mean_moved
+                outside = (vectors @ mean_moved)[labels != label]
                 variance += float(outside.var(ddof=1)) / others
             net_error = math.sqrt(variance) if math.isfinite(variance) else _NAN
         found.append(
@@ -155,10 +162,16 @@ def class_gains(
                 net_gain=gain - control_gain,
                 net_error=net_error,
                 self_similarity=float(1.0 - (d * d).sum(axis=1).mean() / 2),
-                freedom=n - 1,
+                freedom=min(n, number) - 1,
             )
         )
     return found
+
+
+def _error_once(left_out: np.ndarray, twice: float) -> float:
+    """Jackknife error of a mean over pairs, less the variance that is counted twice."""
+    variance = float(_error(left_out)) ** 2
+    return math.sqrt(max(variance - twice, twice)) if math.isfinite(variance) else _NAN
 
 
 def _error(left_out: np.ndarray) -> Any:
@@ -253,7 +266,9 @@ def _at_most(places: np.ndarray, most: int, generator: np.random.Generator) -> n
 
 
 def _over_classes(gains: Sequence[ClassGain]) -> ClassGain:
-    """Means over classes of equal weight."""
+    """Means over classes of equal weight, those with too few images for an error left out."""
+    known = [one for one in gains if math.isfinite(one.gain_error)]
+    gains = known or [one for one in gains if math.isfinite(one.gain)] or gains
 
     def mean(name: str) -> float:
         return float(np.mean([getattr(one, name) for one in gains]))
@@ -637,6 +652,7 @@ def explain_variation(
     best = BestOfFamily(vectors, sample.labels, seed)
     ties: dict[str, int] = {}
     with_control = control == "between_class" and len(sample.classes) > 1
+    # Of operation and candidate: the best of an operation has to see each of its own
     seen: dict[Any, list[ClassGain]] = {}
     repeats = _repeated(transforms)
     done = 0
@@ -644,7 +660,7 @@ def explain_variation(
         best.start()
         for place in places:
             candidate = transforms.candidates[place]
-            identity = candidate.identity()
+            identity = operation, candidate.identity()
             gains = seen.get(identity)
             if gains is None:
                 moved = similarity.unit(embedder.transformed(candidate)[0]) - vectors
@@ -694,7 +710,9 @@ def explain_variation(
             "ci": level,
             "seed": seed,
             "per_class": per_class,
-            "preprocess": preprocess if preprocess is None else str(preprocess),
+            "preprocess": preprocess
+            if preprocess is None or isinstance(preprocess, str)
+            else getattr(preprocess, "__name__", type(preprocess).__name__),
         },
         seconds=time.monotonic() - started,
         notes={
@@ -743,9 +761,9 @@ def _by_operation(transforms: TransformSet) -> dict[str, list[int]]:
 
 
 def _repeated(transforms: TransformSet) -> set[Any]:
-    """Candidates that are more than once in the set: they are computed once."""
-    identities = [candidate.identity() for candidate in transforms]
-    return {identity for identity in identities if identities.count(identity) > 1}
+    """Candidates that are more than once in an operation: they are computed once."""
+    counts = Counter((candidate.operation, candidate.identity()) for candidate in transforms)
+    return {identity for identity, number in counts.items() if number > 1}
 
 
 def _row(one: ClassGain, candidate: Any, class_name: str, level: float, pairs: Any) -> Row:
@@ -793,9 +811,13 @@ def _rank(rows: list[Row], score: str) -> None:
         scale = _scale_of_relative(own) if score == "relative" else np.ones(len(own))
         low = np.array([row[lowest] for row in own]) * scale
         high = np.array([row[highest] for row in own]) * scale
+        low, high = np.minimum(low, high), np.maximum(low, high)
         for place, row in enumerate(sorted(own, key=order)):
-            row["rank"] = place + 1
+            row["rank"] = place + 1 if math.isfinite(row[value]) else _NAN
         for row, mine_low, mine_high in zip(own, low, high, strict=True):
+            if not math.isfinite(row[value]):
+                row["rank_lo"] = row["rank_hi"] = _NAN
+                continue
             if not (math.isfinite(mine_low) and math.isfinite(mine_high)):
                 row["rank_lo"], row["rank_hi"] = 1, len(own)
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import warnings
@@ -16,6 +17,7 @@ from keras_git.analysis import (
     TransformSet,
     explain_variation,
     mantel,
+    select_augmentations,
     wordnet_similarity,
 )
 from keras_git.analysis.intervals import (
@@ -25,7 +27,7 @@ from keras_git.analysis.intervals import (
     student_quantile,
     wilson,
 )
-from keras_git.analysis.similarity import pair_mean, pair_share, random_pairs, unit
+from keras_git.analysis.similarity import disjoint_pairs, pair_mean, pair_share, random_pairs, unit
 from keras_git.analysis.variation import class_gains
 from keras_git.errors import InputError
 from tests.analysis.planted import (
@@ -400,3 +402,63 @@ def test_bad_input():
     with pytest.raises(InputError, match="labels"):
         explain_variation(pixels, (images, labels[:-1]), chosen)
     assert SIDE == images.shape[1]
+
+
+def _flat(images):
+    return ops.reshape(images, (ops.shape(images)[0], -1))
+
+
+def test_errors_of_fewer_pairs_are_those_of_their_means():
+    # disjoint pairs are independent: the error of their mean is that of any mean
+    generator = np.random.default_rng(3)
+    vectors = unit(1 + generator.normal(size=(41, 6)))
+    moved = unit(1 + generator.normal(size=(41, 6))) - vectors
+    labels = np.zeros(41, int)
+    one = class_gains(vectors, moved, labels, pairs="disjoint", seed=5)[0]
+    i, j = disjoint_pairs(41, np.random.default_rng([5, 0]))
+    change = (vectors[i] * moved[j]).sum(axis=1)
+    assert one.gain == pytest.approx(change.mean())
+    assert one.gain_error == pytest.approx(change.std(ddof=1) / 20**0.5, rel=0.08)
+    assert one.freedom == 19
+    # and all pairs, listed, have nearly the error of all pairs in closed form
+    listed = class_gains(vectors, moved, labels, pairs=41 * 40)[0]
+    whole = class_gains(vectors, moved, labels)[0]
+    assert listed.gain_error == pytest.approx(whole.gain_error, rel=0.1)
+
+
+def test_a_class_with_one_image_does_not_undo_the_others():
+    generator = np.random.default_rng(0)
+    images = generator.random((14, 8, 8, 1), np.float32)
+    labels = np.repeat([0, 3], (6, 8))
+    alone = np.concatenate([images, generator.random((1, 8, 8, 1), np.float32)])
+    own = TransformSet.custom({"invert": lambda x: 1.0 - x, "darker": lambda x: 0.3 * x})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = explain_variation(_flat, (alone, [*labels, 7]), own)
+        other = explain_variation(_flat, (images, labels), own)
+    for row, without in zip(table.dataset_rows, other.dataset_rows, strict=True):
+        assert math.isfinite(row["net_gain"]) and math.isfinite(row["q_value"])
+        assert row["gain"] == pytest.approx(without["gain"], abs=1e-6)
+    single = table.select(class_id=7)
+    assert np.isnan(single["rank"]).all() and np.isnan(single["gain"]).all()
+    assert {row["class_id"] for row in table.top(2)} == {0, 3}
+    policy = select_augmentations(
+        [{**row, "transform": f"invert with magnitude {i % 2}"} for i, row in enumerate(table)],
+        per="dataset", min_share=-1, min_gain=-9,
+    )  # fmt: skip
+    assert len(policy.operations(0)) == 2
+
+
+def test_the_best_of_an_operation_sees_all_of_its_own():
+    def flatter(images):
+        return images**0.3
+
+    step = TransformSet.custom({"a": flatter}).candidates[0]
+    twin = dataclasses.replace(step, transform="b", operation="b")
+    generator = np.random.default_rng(0)
+    images = generator.random((12, 4, 4, 1), np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = explain_variation(_flat, (images, [0, 1] * 6), TransformSet([step, twin]))
+    rows = table.families.select(class_id=0)
+    assert rows["gain"][0] == rows["gain"][1] > 0
