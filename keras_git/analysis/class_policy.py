@@ -110,7 +110,9 @@ def _pooled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         found.setdefault(row["transform"], []).append(row)
     pooled = []
     for name, group in found.items():
-        mean = {n: float(np.mean([row[n] for row in group])) for n in _NUMERIC if n in group[0]}
+        # a class with one image has no numbers: it says nothing
+        known = [row for row in group if not math.isnan(row["share"])] or group
+        mean = {n: float(np.mean([row[n] for row in known])) for n in _NUMERIC if n in known[0]}
         pooled.append({"transform": name, "class_id": None, **mean})
     return pooled
 
@@ -334,9 +336,10 @@ class ClassPolicy(keras.layers.Layer):
     """Random operations on images, from a list of each class; the layer takes images and labels.
 
     `layer(images, labels, training=True)`: images `(N, H, W, C)`, uint8 or float in `value_range`,
-    and integer labels `(N,)`; the same shape comes out, float. In inference nothing is done, and
-    labels may be left out. The magnitude of an operation is drawn from 0 up to that of its name,
-    and its sign at random unless the name has one.
+    and integer labels `(N,)`; the same shape comes out, float. Images of a label without a list
+    stay as they are. In inference nothing is done, and labels may be left out. The magnitude of an
+    operation is drawn from 0 up to that of its name, and its sign at random unless the name has
+    one.
 
     Args:
         lists: for each class pairs (name, probability); names as `transforms.policy_transform`
@@ -376,7 +379,8 @@ class ClassPolicy(keras.layers.Layer):
             raise InputError(f"value_range is {value_range!r}; give (low, high) with low < high")
         self.draw, self.seed = draw, seed
         self.seed_generator = keras.random.SeedGenerator(seed)
-        self._plan = _Plan(self.lists)
+        # the list after the last is that of all other labels, and empty
+        self._plan = _Plan([*self.lists, ()])
         self.built = True
 
     @property
@@ -414,7 +418,11 @@ class ClassPolicy(keras.layers.Layer):
         own = ops.cast(images, "float32")
         if (low, high) != (0.0, 255.0):
             own = (own - low) * (255.0 / (high - low))
+        if len(labels.shape) > 1 and labels.shape[-1] != 1:
+            raise InputError(f"labels have shape {tuple(labels.shape)}; give integers (N,)")
         labels = ops.cast(ops.reshape(labels, (-1,)), "int32")
+        beyond = ops.logical_or(labels < 0, labels >= self.num_classes)
+        labels = ops.where(beyond, self.num_classes, labels)
         own = self._one(own, labels) if self.draw == "one" else self._independent(own, labels)
         if (low, high) != (0.0, 255.0):
             own = own * ((high - low) / 255.0) + low

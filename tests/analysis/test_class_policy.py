@@ -250,3 +250,14 @@ def test_styles_choose_operations_by_their_weights():
     made = kg.training.generate_images(generator, np.repeat(image, 600, 0), styles, batch_size=200)
     inverted = np.isclose(made[:, 0, 0, 0], 155.0, atol=1e-3)
     assert abs(inverted.mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 600)
+
+
+@pytest.mark.parametrize("draw", ["independent", "one"])
+def test_labels_without_a_list_are_left_alone(draw):
+    layer = ClassPolicy([[(INVERT, 1.0)]], draw=draw)
+    images = _images(4)
+    found = _call(layer, images, np.array([0, 1, 9, -1]))
+    np.testing.assert_array_equal(found[0], 255 - images[0])
+    np.testing.assert_array_equal(found[1:], images[1:])
+    with pytest.raises(InputError, match="labels have shape"):
+        layer(images, np.eye(4, dtype="int32"), training=True)
