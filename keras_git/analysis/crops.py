@@ -341,7 +341,8 @@ class CropDecomposition(keras.layers.Layer):
         Returns:
             `(N, *image_size, C)`.
         """
-        images = ops.cast(images, self.compute_dtype)
+        # places need more digits than half precision has
+        images = ops.cast(images, "float32")
         height, width, channels = (int(side) for side in images.shape[1:])
         factor, top, left, rows, columns = self._canvas_of(
             height, width, canvas or self._training_canvas()
@@ -377,13 +378,14 @@ class CropDecomposition(keras.layers.Layer):
             )
         seen = sampling.bilinear(
             images,
-            ops.cast(x, images.dtype),
-            ops.cast(y, images.dtype),
+            x,
+            y,
             fill=0.0 if outside != "constant" else fill,
             outside=outside,
             window=window,
         )
-        return ops.reshape(seen, (number, out_h, out_w, channels))
+        seen = ops.reshape(seen, (number, out_h, out_w, channels))
+        return ops.cast(seen, self.compute_dtype)
 
     def call(self, images: Any, training: bool = False) -> Any:
         if len(images.shape) != 4:

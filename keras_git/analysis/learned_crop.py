@@ -145,7 +145,11 @@ class LearnedCrop(keras.layers.Layer):
         if per_class is not None:
             start = np.repeat(start[None], per_class, axis=0)
         self.raw_widths = self.add_weight(
-            shape=start.shape, initializer="zeros", dtype="float32", name="raw_widths"
+            shape=start.shape,
+            initializer="zeros",
+            dtype="float32",
+            name="raw_widths",
+            autocast=False,
         )
         self.raw_widths.assign(start)
         self.built = True
@@ -225,7 +229,8 @@ class LearnedCrop(keras.layers.Layer):
         Returns:
             `(N, H, W, C)`.
         """
-        images = ops.cast(images, self.compute_dtype)
+        # places need more digits than half precision has
+        images = ops.cast(images, "float32")
         height, width = int(images.shape[1]), int(images.shape[2])
         matrix = matrices[:, 0]
         for step in range(1, int(matrices.shape[1])):
@@ -236,10 +241,8 @@ class LearnedCrop(keras.layers.Layer):
         source_x = (m[0][0] * x + m[0][1] * y + m[0][2] + 1.0) * (0.5 * (width - 1))
         source_y = (m[1][0] * x + m[1][1] * y + m[1][2] + 1.0) * (0.5 * (height - 1))
         fill: Any = ops.mean(images, axis=(1, 2)) if self.fill == "mean" else self.fill
-        seen = sampling.bilinear(
-            images, ops.cast(source_x, images.dtype), ops.cast(source_y, images.dtype), fill=fill
-        )
-        return ops.reshape(seen, ops.shape(images))
+        seen = sampling.bilinear(images, source_x, source_y, fill=fill)
+        return ops.cast(ops.reshape(seen, ops.shape(images)), self.compute_dtype)
 
     def augment(self, images: Any, labels: Any = None) -> Any:
         """One random version of each image, whether in training or not."""

@@ -232,3 +232,19 @@ def test_crops_that_do_not_fit_are_refused():
         crop_decomposition(16, "R", crop_size=40)(_images(), training=True)
     with pytest.raises(InputError, match="raise shorter_side"):
         crop_decomposition(16, "T2", shorter_side=8)(_images(), training=True)
+
+
+def test_half_precision_does_not_move_the_image():
+    ramp = np.arange(200, dtype="float32").reshape(1, 1, 200, 1).repeat(4, axis=1) / 200
+    parameters = {
+        "box": np.array([[0, 0, 4, 100.0]]),
+        "shift": np.zeros((1, 2)),
+        "flip": np.zeros(1),
+    }
+    exact, half = (
+        crop_decomposition((4, 200), dtype=dtype).transform(ramp, parameters)
+        for dtype in ("float32", "mixed_bfloat16")
+    )
+    assert keras.backend.standardize_dtype(half.dtype) == "bfloat16"
+    half = ops.convert_to_numpy(ops.cast(half, "float32"))
+    np.testing.assert_allclose(half, ops.convert_to_numpy(exact), rtol=2**-8)

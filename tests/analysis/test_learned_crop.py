@@ -195,3 +195,14 @@ def test_bad_options_are_refused(options):
         LearnedCrop(**options)
     with pytest.raises(InputError):
         LearnedCrop().regulariser(kind="cubic")
+
+
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
+def test_half_precision_keeps_places_and_widths(dtype):
+    images = np.arange(200, dtype="float32").reshape(1, 1, 200, 1).repeat(4, axis=1) / 200
+    layer = LearnedCrop(dtype=dtype, seed=0)
+    assert layer(images, training=True).shape == images.shape
+    matrix = ops.convert_to_tensor(np.diag([0.5, 1.0, 1.0]).astype("float32")[None, None])
+    found = ops.convert_to_numpy(ops.cast(layer.transform(images, matrix), "float32"))
+    expected = ops.convert_to_numpy(LearnedCrop().transform(images, matrix))
+    np.testing.assert_allclose(found, expected, rtol=2**-8)
