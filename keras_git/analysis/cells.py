@@ -110,6 +110,21 @@ def named_models(models: Any) -> dict[str, Any]:
     return {str(name): model for name, model in models.items()}
 
 
+def preprocess_of(preprocess: Any, models: Mapping[str, Any]) -> dict[str, Any]:
+    """What each model takes: the same for all, or from a mapping by name (None if it has none).
+
+    Raises:
+        InputError: a mapping with the name of no model.
+    """
+    if not isinstance(preprocess, Mapping):
+        return dict.fromkeys(models, preprocess)
+    given = {str(name): how for name, how in preprocess.items()}
+    unknown = sorted(set(given) - set(models))
+    if unknown:
+        raise InputError(f"preprocess has {unknown[0]!r}; the models are {', '.join(models)}")
+    return {name: given.get(name) for name in models}
+
+
 class DifferenceTable(ResultTable):
     """Differences between two models on the same images.
 

@@ -49,7 +49,9 @@ def pixel_embedding(sample: ImageSample) -> keras.Model:
     """
     inputs = keras.Input(sample.images.shape[1:])
     block = max(1, min(sample.image_size) // _PIXEL_SIDE)
-    x = keras.layers.AveragePooling2D(block)(keras.layers.Rescaling(1.0)(inputs))
+    x = keras.layers.AveragePooling2D(block, data_format="channels_last")(
+        keras.layers.Rescaling(1.0)(inputs)
+    )
     blocks = keras.Model(inputs, keras.layers.Flatten()(x))
     total = np.zeros(blocks.output.shape[1], np.float64)
     for start in range(0, len(sample), 256):

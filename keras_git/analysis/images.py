@@ -92,6 +92,8 @@ def _batches(data: Any, split: str, data_dir: str | None) -> tuple[Iterator[Any]
 
 def _labels(labels: np.ndarray, number: int) -> np.ndarray:
     labels = np.asarray(labels)
+    if labels.dtype.kind not in "uifb":
+        raise InputError(f"labels have dtype {labels.dtype}; give one whole number per image")
     if labels.ndim == 2:
         labels = labels[:, 0] if labels.shape[1] == 1 else labels.argmax(axis=1)
     if labels.shape != (number,) or (labels.size and (labels != np.round(labels)).any()):
@@ -145,6 +147,8 @@ def sample_images(
     Raises:
         InputError: data that cannot be used.
     """
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise InputError(f"seed is {seed!r}; give a whole number of 0 or more")
     if isinstance(data, ImageSample):
         return data
     if images_per_class is not None and not (

@@ -19,6 +19,7 @@ from keras_git.analysis.cells import (
     layer_list,
     layer_name,
     measured_cells,
+    preprocess_of,
 )
 from keras_git.analysis.embeddings import open_cache
 from keras_git.analysis.images import ImageSample, sample_images
@@ -304,15 +305,15 @@ def invariance_of_models(
     rows: list[Row] = []
     found: dict[tuple[str, int, int], Cell] = {}
     compiling = 0.0
+    preprocessing = preprocess_of(preprocess, models)
     for model_name, model in models.items():
-        how = preprocess.get(model_name) if isinstance(preprocess, Mapping) else preprocess
         cells, seconds = measured_cells(
             model,
             sample,
             transforms,
             measure,
             layers=layers,
-            preprocess=how,
+            preprocess=preprocessing[model_name],
             batch_size=batch_size,
             seed=seed,
             cache=kept,

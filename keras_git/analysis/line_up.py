@@ -131,7 +131,13 @@ def lines_up(
     """
     if statistic not in STATISTICS:
         raise InputError(f"statistic is {statistic!r}; use one of {', '.join(STATISTICS)}")
-    first, last = (int(index) for index in magnitudes)
+    try:
+        first, last = (int(index) for index in magnitudes)
+        ordered = first <= last
+    except (TypeError, ValueError):
+        ordered = False
+    if not ordered:
+        raise InputError(f"magnitudes is {magnitudes!r}; give (first place, last place)")
     gaps = _gaps(trained, reference, first, last)
     scores = _factors(factors, set(gaps), first, last)
     common = [name for name in gaps if name in scores]

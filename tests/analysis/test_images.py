@@ -62,6 +62,10 @@ def test_ranges():
     assert sample_images((images / 255, labels)).highest == 1
     with pytest.raises(InputError, match="range from"):
         sample_images((images / 127.5 - 1, labels))
+    with pytest.raises(InputError, match="labels have dtype"):
+        sample_images((images, ["cat"] * len(images)))
+    with pytest.raises(InputError, match="seed is -1"):
+        sample_images((images, labels), seed=-1)
     with pytest.raises(InputError, match="have no images"):
         sample_images([])
     with pytest.raises(InputError, match="give"):

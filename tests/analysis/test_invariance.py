@@ -354,6 +354,11 @@ def test_bad_input():
         measure_invariance(pixels, (data[0][:2], data[1][:2]), chosen)
     with pytest.raises(InputError, match="statistic is"):
         lines_up(*_made_up(1, 0)[:3], statistic="best")
+    with pytest.raises(InputError, match="magnitudes is"):
+        lines_up(*_made_up(1, 0)[:3], magnitudes=(7, 3))
+    with pytest.raises(InputError, match="preprocess has 'traind'"):
+        models = {"trained": pixels, "other": pixels}
+        compare(models, data, chosen, preprocess={"traind": None})
 
 
 def test_the_paper_baseline_differs_only_by_its_permutation():
