@@ -146,7 +146,8 @@ def checked(config: Config) -> Config:
             raise InputError(f"--invariance_transforms: {name!r} is unknown; use {known}")
     if config.learning_rate <= 0 or config.learned_rate_factor < 0:
         raise InputError("--learning_rate and --learned_rate_factor: use above 0, and 0 or more")
-    _layer(config, "coupled", (32, 32), 0)  # refuses what layers refuse
+    for part in ("coupled", *config.parts):
+        _layer(config, part, (32, 32), 0)  # refuses what layers refuse
     kg.data.choose_pipeline(config.pipeline)
     if config.quick:
         config = dataclasses.replace(

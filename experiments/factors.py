@@ -16,6 +16,7 @@ import hashlib
 import importlib
 import time
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,7 @@ def run(config: Config) -> dict[str, Any]:
             raise InputError(f"--names: {UNTRAINED!r} is the name of the untrained network")
         models[UNTRAINED] = untrained_copy(models[names[0]], config.seed)
         preprocess[UNTRAINED] = preprocess[names[0]]
+    _check_file_names([*models, *searched])
     settings = dataclasses.asdict(config)
     for name in ("output_dir", "data_dir", "import_module", "names", "batch_size", "benchmark"):
         del settings[name]  # where things are decides no result
@@ -238,6 +240,18 @@ def run(config: Config) -> dict[str, Any]:
         }
         _finish(folder, **tables)
     return tables
+
+
+def _check_file_names(names: Iterable[str]) -> None:
+    """Files of two networks must not have one name."""
+    found: dict[str, str] = {}
+    for name in names:
+        other = found.setdefault(_stem(name), name)
+        if other != name:
+            raise InputError(
+                f"--names: {other!r} and {name!r} would write the same files; use letters, digits, "
+                "- and _"
+            )
 
 
 def _stem(name: str) -> str:

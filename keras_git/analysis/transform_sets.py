@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -443,12 +443,18 @@ class TransformSet:
         return self._with([*self.candidates, _composition(*found)])
 
     def both_signs(self) -> TransformSet:
-        """The set with the other direction of each candidate that has one, right after it."""
+        """The set with the other direction of each candidate that has one, right after it.
+
+        Names of operations of policies then tell the direction, as `ClassPolicy` reads them:
+        "shearX with magnitude 4, sign +".
+        """
         have = {candidate.identity() for candidate in self.candidates}
         found: list[Candidate] = []
         for candidate in self.candidates:
-            found.append(candidate)
             other = candidate.flipped() if candidate.flipped is not None else None
+            if other is not None and other.transform.endswith(", sign -"):
+                candidate = replace(candidate, transform=f"{candidate.transform}, sign +")
+            found.append(candidate)
             if other is not None and other.identity() not in have:
                 have.add(other.identity())
                 found.append(other)

@@ -46,7 +46,11 @@ def _title(figure: Figure, text: str) -> None:
 
 
 def _label(transform: str, magnitude: float) -> str:
-    text = transform.replace(" with magnitude ", " ").replace(", sign -", " \u2212")
+    text = (
+        transform.replace(" with magnitude ", " ")
+        .replace(", sign -", " \u2212")
+        .replace(", sign +", " +")
+    )
     if math.isfinite(magnitude) and " with magnitude" not in transform:
         text = f"{text} {magnitude:g}"
     return drawable(text, "transformation")

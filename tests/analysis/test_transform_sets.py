@@ -10,6 +10,7 @@ from keras_git.analysis import TransformSet, explain_variation
 from keras_git.errors import InputError
 from keras_git.transforms import Brightness, Rotation
 from keras_git.transforms.affine import affine_matrix, composed, visible_fraction, warp
+from keras_git.transforms.policy_operations import policy_parts
 from tests.analysis.planted import SIDE, pixels, planted_images
 
 
@@ -94,7 +95,9 @@ def test_paper_search():
     both = chosen.both_signs()
     signed = [c for c in chosen if c.operation.startswith(("shear", "translate", "rotate"))]
     assert len(both) > 48 + len(signed) - 1
-    assert "rotate with magnitude 9, sign -" in both.names
+    assert {f"rotate with magnitude 9, sign {sign}" for sign in "+-"} <= set(both.names)
+    assert "rotate with magnitude 9" not in both.names and "invert with magnitude 3" in both.names
+    assert all(policy_parts(name) for name in both.names)  # a policy can be made of each
     assert len(both.both_signs()) == len(both)
     visible = chosen.visible_fraction(32)
     assert np.isfinite(visible).all() and visible.min() < 0.1

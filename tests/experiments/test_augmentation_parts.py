@@ -89,6 +89,8 @@ def test_tables(tmp_path):
         ({"ratio": (2.0, 1.0)}, "--ratio"),
         ({"translate": 1.5}, "--translate"),
         ({"fill": "green"}, "--fill=green"),
+        ({"fill": "edge"}, "--fill=edge: the learned crop"),
+        ({"parts": ("none", "learned"), "scale": (0.0, 1.0)}, "--scale"),
         ({"epochs": 0}, "--epochs=0"),
         ({"seeds": ()}, "--seeds"),
         ({"invariance_transforms": ("generator",)}, "'generator' is unknown"),

@@ -141,6 +141,8 @@ def test_the_untrained_copy_has_other_weights(files):
         ({"batch_size": 0}, "--batch_size"),
         ({"search": ("c",)}, "--search=c: use one of a, b, untrained"),
         ({"names": ("a", "untrained")}, "name of the untrained"),
+        ({"names": ("a", "pixels")}, "without a network"),
+        ({"names": ("a.b", "a_b")}, "'a.b' and 'a_b' would write the same files"),
         ({"preprocess": ("half",)}, "--preprocess"),
         ({"layer": "poool"}, "no layer 'poool'"),
         ({"data": "nowhere.npz"}, "nowhere"),
