@@ -77,6 +77,23 @@ class ClassGain:
     freedom: float
 
 
+@dataclass(frozen=True)
+class Gains:
+    """What one transformation does to every class.
+
+    Attributes:
+        classes: one entry per class that occurs, by label.
+        net_influence: float `(N,)`, how much each image moves the sum over classes of net gains:
+            its squares add up to the variance. An image is in the control of every other class, so
+            the errors of the classes are not independent.
+        counted_twice: of that variance, where each pair is taken once.
+    """
+
+    classes: list[ClassGain]
+    net_influence: np.ndarray
+    counted_twice: float
+
+
 def class_gains(
     vectors: np.ndarray,
     moved: np.ndarray,
@@ -85,7 +102,7 @@ def class_gains(
     pairs: str | int = "all",
     control: bool = True,
     seed: int = 0,
-) -> list[ClassGain]:
+) -> Gains:
     """Gains of one transformation for every class.
 
     gain = mean over pairs i != j of a class of u_i . (v_j - u_j): the second image is transformed.
@@ -99,11 +116,9 @@ def class_gains(
         pairs: "all" ordered pairs, "disjoint" pairs, or a number of pairs that are drawn.
         control: whether to compute it (NaN otherwise, or with one class).
         seed: of drawn pairs.
-
-    Returns:
-        One entry per class that occurs, by label.
     """
     found = []
+    influence, counted_twice = np.zeros(len(labels)), 0.0
     whole = vectors.sum(axis=0)
     for label in np.unique(labels):
         own = np.flatnonzero(labels == label)
@@ -141,11 +156,18 @@ def class_gains(
             # Without image k of the class, in both means; the other classes' images are
             # independent of these, and add their own variance
             control_left = (away @ d.sum(axis=0) - d @ away) / (others * max(n - 1, 1))
-            variance = _error_once(gain_left - control_left, gain_twice) ** 2
+            net_left = gain_left - control_left
+            variance = _error_once(net_left, gain_twice) ** 2
+            outside = (vectors @ mean_moved)[labels != label]
             if others > 1:
-                outside = (vectors @ mean_moved)[labels != label]
                 variance += float(outside.var(ddof=1)) / others
             net_error = math.sqrt(variance) if math.isfinite(variance) else _NAN
+            if math.isfinite(net_error):
+                influence[own] += math.sqrt((n - 1) / n) * (net_left.mean() - net_left)
+                counted_twice += gain_twice
+                if others > 1:
+                    spread = math.sqrt(others * (others - 1))
+                    influence[labels != label] -= (outside - outside.mean()) / spread
         found.append(
             ClassGain(
                 label=int(label),
@@ -165,7 +187,7 @@ def class_gains(
                 freedom=min(n, number) - 1,
             )
         )
-    return found
+    return Gains(found, influence, counted_twice)
 
 
 def _error_once(left_out: np.ndarray, twice: float) -> float:
@@ -265,10 +287,14 @@ def _at_most(places: np.ndarray, most: int, generator: np.random.Generator) -> n
     return np.sort(generator.choice(places, most, replace=False))
 
 
-def _over_classes(gains: Sequence[ClassGain]) -> ClassGain:
+def _over_classes(found: Gains) -> ClassGain:
     """Means over classes of equal weight, those with too few images for an error left out."""
-    known = [one for one in gains if math.isfinite(one.gain_error)]
-    gains = known or [one for one in gains if math.isfinite(one.gain)] or gains
+    known = [one for one in found.classes if math.isfinite(one.gain_error)]
+    gains = known or [one for one in found.classes if math.isfinite(one.gain)] or found.classes
+    net_error = _NAN
+    if known and math.isfinite(known[0].net_error):
+        variance = float((found.net_influence**2).sum())
+        net_error = math.sqrt(max(variance - found.counted_twice, found.counted_twice)) / len(known)
 
     def mean(name: str) -> float:
         return float(np.mean([getattr(one, name) for one in gains]))
@@ -290,7 +316,7 @@ def _over_classes(gains: Sequence[ClassGain]) -> ClassGain:
         relative_gain=mean("gain") / original if original else _NAN,
         control_gain=mean("control_gain"),
         net_gain=mean("net_gain"),
-        net_error=error("net_error"),
+        net_error=net_error,
         self_similarity=mean("self_similarity"),
         freedom=welch_freedom(
             [one.gain_error**2 if math.isfinite(one.gain_error) else 0.0 for one in gains],
@@ -653,7 +679,7 @@ def explain_variation(
     ties: dict[str, int] = {}
     with_control = control == "between_class" and len(sample.classes) > 1
     # Of operation and candidate: the best of an operation has to see each of its own
-    seen: dict[Any, list[ClassGain]] = {}
+    seen: dict[Any, Gains] = {}
     repeats = _repeated(transforms)
     done = 0
     for operation, places in _by_operation(transforms).items():
@@ -670,12 +696,12 @@ def explain_variation(
                 )
                 if identity in repeats:
                     seen[identity] = gains
-            for one in gains:
+            for one in gains.classes:
                 name = sample.class_name(one.label)
                 rows.append(_row(one, candidate, name, level, pairs) | {"place": place})
             whole = _row(_over_classes(gains), candidate, ALL_CLASSES, level, pairs)
             dataset.append(whole | {"place": place})
-            ties[candidate.name] = sum(one.ties for one in gains)
+            ties[candidate.name] = sum(one.ties for one in gains.classes)
             done += 1
             if progress is not None:
                 progress(done, len(transforms))

@@ -28,7 +28,7 @@ from keras_git.analysis.intervals import (
     wilson,
 )
 from keras_git.analysis.similarity import disjoint_pairs, pair_mean, pair_share, random_pairs, unit
-from keras_git.analysis.variation import class_gains
+from keras_git.analysis.variation import _over_classes, class_gains
 from keras_git.errors import InputError
 from tests.analysis.planted import (
     FAMILIES,
@@ -197,7 +197,7 @@ def test_closed_forms_are_brute_force():
     others = unit(generator.normal(size=(6, 4)))
     both = np.concatenate([u, others])
     moved = np.concatenate([d, generator.normal(size=(6, 4))])
-    first = class_gains(both, moved, labels)[0]
+    first = class_gains(both, moved, labels).classes[0]
     assert first.control_gain == pytest.approx((others @ d.T).mean())
     assert first.net_gain == pytest.approx(mean - (others @ d.T).mean())
     assert first.original == pytest.approx((u @ u.T)[off].mean())
@@ -220,6 +220,21 @@ def test_the_jackknife_covers():
         half = student_quantile(0.95, number - 1) * jackknife_error(left_out)
         held += abs(gain - truth) <= half
     assert 0.90 <= held / runs <= 0.985
+
+
+def test_errors_over_all_classes_know_that_classes_share_images():
+    """An image is one of its class, and in the control of each other class."""
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 12)
+    middles = generator.normal(size=(4, 5))
+    found = []
+    for _ in range(300):
+        u = unit(middles[labels] + generator.normal(0, 0.5, (48, 5)))
+        v = unit(u + 0.3 * np.eye(5)[0] + generator.normal(0, 0.1, u.shape))
+        found.append(_over_classes(class_gains(u, v - u, labels)))
+    truth = np.std([one.net_gain for one in found])
+    estimates = [one.net_error for one in found]
+    assert 0.9 * truth < np.sqrt(np.mean(np.square(estimates))) < 1.25 * truth
 
 
 def test_random_pairs_are_different_pairs():
@@ -414,15 +429,15 @@ def test_errors_of_fewer_pairs_are_those_of_their_means():
     vectors = unit(1 + generator.normal(size=(41, 6)))
     moved = unit(1 + generator.normal(size=(41, 6))) - vectors
     labels = np.zeros(41, int)
-    one = class_gains(vectors, moved, labels, pairs="disjoint", seed=5)[0]
+    one = class_gains(vectors, moved, labels, pairs="disjoint", seed=5).classes[0]
     i, j = disjoint_pairs(41, np.random.default_rng([5, 0]))
     change = (vectors[i] * moved[j]).sum(axis=1)
     assert one.gain == pytest.approx(change.mean())
     assert one.gain_error == pytest.approx(change.std(ddof=1) / 20**0.5, rel=0.08)
     assert one.freedom == 19
     # and all pairs, listed, have nearly the error of all pairs in closed form
-    listed = class_gains(vectors, moved, labels, pairs=41 * 40)[0]
-    whole = class_gains(vectors, moved, labels)[0]
+    listed = class_gains(vectors, moved, labels, pairs=41 * 40).classes[0]
+    whole = class_gains(vectors, moved, labels).classes[0]
     assert listed.gain_error == pytest.approx(whole.gain_error, rel=0.1)
 
 

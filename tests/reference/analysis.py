@@ -297,7 +297,7 @@ def recommended_family(arrays: Arrays, config: dict) -> Iterator[Check]:
     cells = []
     for place in range(v.shape[1]):
         moved = v[:, place].reshape(vectors.shape) - vectors
-        cells.append(class_gains(vectors, moved, labels))
+        cells.append(class_gains(vectors, moved, labels).classes)
     for key, name in (
         ("gain_mean", "gain"),
         ("gain_jackknife_se", "gain_error"),
