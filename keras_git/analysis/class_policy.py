@@ -75,6 +75,11 @@ def read_factors(factors: Any) -> list[dict[str, Any]]:
         except (TypeError, ValueError):
             raise InputError(f"{where} has a row that is no numbers: {given!r:.100}") from None
         row["transform"] = str(row["transform"])
+        if row["transform"] in policy.OPERATIONS and math.isfinite(_number(row.get("magnitude"))):
+            raise InputError(
+                f"{where} has {row['transform']!r} in degrees, pixels or factors: use a table of "
+                "TransformSet.paper_search, whose operations a policy has"
+            )
         rows.append(row)
     if not rows:
         raise InputError(f"{where} holds no rows; give what explain_variation found")
@@ -103,6 +108,11 @@ def _gain(row: Mapping[str, Any]) -> float:
     return row.get("gain", math.nan) if math.isnan(net) else net
 
 
+def _relative_gain(row: Mapping[str, Any]) -> float:
+    found = float(row.get("relative_gain", math.nan))
+    return found if math.isfinite(found) else _gain(row)
+
+
 def _pooled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means over classes of the numbers of each transformation."""
     found: dict[str, list[dict[str, Any]]] = {}
@@ -124,7 +134,7 @@ def _chances(rows: Sequence[Mapping[str, Any]], probability: str) -> list[float]
         return [_FIXED] * len(rows)
     if len(rows) == 1:
         return [0.5]
-    weights = np.array([row.get("relative_gain", _gain(row)) * row["share"] for row in rows])
+    weights = np.array([_relative_gain(row) * row["share"] for row in rows])
     weights = np.exp(weights - weights.max())
     return [float(weight) for weight in weights / weights.sum()]
 

@@ -105,6 +105,18 @@ def test_an_operation_alone_is_drawn_from_all_of_its_magnitudes():
     assert (above > 2 * below).sum() > 10 and (below > 2 * above).sum() > 10
 
 
+def test_relative_gains_may_be_unknown():
+    rows = [{**row, "relative_gain": np.nan} for row in FACTORS]
+    policy = select_augmentations(rows, probability="softmax")
+    expected = select_augmentations(FACTORS, probability="softmax")
+    assert policy.operations(0) == expected.operations(0)
+
+
+def test_degrees_are_no_magnitudes_of_a_policy():
+    with pytest.raises(InputError, match="'rotate' in degrees"):
+        select_augmentations([_row(0, "rotate", 0.9, 0.1, magnitude=15.0)])
+
+
 def test_nothing_is_selected_where_nothing_varies():
     policy = select_augmentations([_row(0, IDENTITY, 0.0, 0.0), _row(0, INVERT, 0.1, -0.2)])
     assert policy.operations(0) == []
