@@ -89,6 +89,7 @@ def test_a_table_without_control_or_over_all_classes():
     assert all(policy.operations(c) == [(INVERT, 1.0)] for c in range(3))
 
 
+@pytest.mark.slow_on("jax")
 def test_an_operation_alone_is_drawn_from_all_of_its_magnitudes():
     """As `FactorTable.families` names them; and of rotation both directions."""
     assert drawn_parts("rotate") == (("rotate", 0, 9, 0),)
@@ -124,6 +125,7 @@ def test_nothing_is_selected_where_nothing_varies():
     np.testing.assert_array_equal(_call(policy, images, np.zeros(8, int)), images)
 
 
+@pytest.mark.slow_on("jax")
 def test_each_class_gets_its_own_operations_and_the_control_another_classes():
     policy = select_augmentations(FACTORS, k=2, num_classes=4)
     images, labels = _images(), np.array([0, 1, 2, 3, 0, 1, 2, 3])

@@ -63,6 +63,7 @@ def test_a_crop_is_cut_and_then_resized():
     np.testing.assert_allclose(moved, expected, atol=1e-3)
 
 
+@pytest.mark.slow_on("jax")
 def test_translation_then_crop_may_show_fill_and_random_resized_crop_never():
     images = np.full((64, 16, 16, 1), 200.0, np.float32)
     coupled = ops.convert_to_numpy(crop_decomposition(16, "C", seed=1)(images, training=True))
@@ -164,6 +165,7 @@ def test_draws_of_every_mode(mode, shape):
         assert (np.abs(h - w) <= 1).all()
 
 
+@pytest.mark.slow_on("jax")
 def test_inference_is_the_same_for_every_mode_and_nothing_for_images_of_the_size():
     small, large = _images(2, 16, 16), _images(2, 40, 52)
     expected = None
@@ -180,6 +182,7 @@ def test_inference_is_the_same_for_every_mode_and_nothing_for_images_of_the_size
     np.testing.assert_allclose(seen, resized[:, 1:17, 1:17], atol=1e-2)
 
 
+@pytest.mark.slow_on("jax")
 def test_none_does_nothing_in_training_either():
     images = _images()
     layer = crop_decomposition(16, "None")

@@ -57,6 +57,7 @@ def test_nothing_to_take_is_one_line(tmp_path):
         factor_set(config, [parse_method("factors")], _dataset())
 
 
+@pytest.mark.slow_on("jax")
 @pytest.mark.parametrize("rejected", ["batch", "source"])
 def test_the_same_images_are_replaced_as_with_a_learned_generator(rejected):
     """Same seed, same schedule: the places and labels of a batch do not depend on who changes."""

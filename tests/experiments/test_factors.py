@@ -61,6 +61,7 @@ def _few(config, sample):
     return candidates.filter(["rotate", "translateX", "scale"]), ladder
 
 
+@pytest.mark.slow_on("jax", "torch")
 def test_end_to_end_interrupted_and_resumed(config, monkeypatch, capsys):
     monkeypatch.setattr(program, "_sets", _few)
     measure = program.invariance_of_models

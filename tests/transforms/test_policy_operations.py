@@ -39,6 +39,7 @@ def _pillow(images, function):
     return np.stack([np.asarray(function(Image.fromarray(image))) for image in images])
 
 
+@pytest.mark.slow_on("jax")
 @given(seed=st.integers(0, 2**16), magnitude=MAGNITUDES)
 def test_levels_are_those_of_pillow(seed, magnitude):
     images = _images(seed)
@@ -118,6 +119,7 @@ def test_one_grey_channel_and_rectangles(operation):
     np.testing.assert_array_equal(ours, np.round(ours))
 
 
+@pytest.mark.slow_on("jax")
 def test_candidates_of_the_search():
     assert len(search_names(False)) == 63 and len(search_names(False, True)) == 112
     names = search_names()
