@@ -253,8 +253,11 @@ class Embedder:
         """What the embeddings depend on, hashed; None where it cannot be known."""
         if not isinstance(self._model, keras.layers.Layer) or callable(self._preprocess):
             return None
-        digest = hashlib.sha256(repr((self.layers, self._preprocess)).encode())
-        digest.update(repr(getattr(self._model, "get_config", dict)()).encode())
+        try:
+            config = self._model.get_config()
+        except (NotImplementedError, TypeError):
+            return None  # a subclassed model that does not say what it computes
+        digest = hashlib.sha256(repr((self.layers, self._preprocess, config)).encode())
         for variable in self._model.weights:
             array = np.ascontiguousarray(ops.convert_to_numpy(variable))
             digest.update(repr((array.shape, array.dtype.str)).encode())

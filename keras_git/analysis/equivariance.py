@@ -28,6 +28,7 @@ from keras_git.analysis.intervals import (
     check_level,
     jackknife_error,
     median_interval,
+    sign_p,
     student_p,
     student_quantile,
 )
@@ -130,7 +131,8 @@ class EquivarianceTable(ModelTable):
     Columns: `model`, `layer`, `transform`, `magnitude`, `index`, `n_images`, `n_moved` (images
     whose embedding changes), `equivariance` (the score), `lo`, `hi`, `null` (mean of the score
     where nothing is shared), `null_lo`, `null_hi` (range of its draws), `q_value` (of the score
-    being the null's mean), `displacement` (mean length), `visible_fraction`.
+    being the null's mean; of "paper_alignment", a median, by the sign test), `displacement` (mean
+    length), `visible_fraction`.
     """
 
     COLUMNS = (
@@ -333,9 +335,11 @@ def _numbers(cell: Cell, level: float) -> Row:
     if cell.each is not None:
         value = float(np.median(cell.each))
         low, high = median_interval(cell.each, level)
+        p = sign_p(cell.each - middle) if known else math.nan
     else:
         half = student_quantile(level, max(moved - 1, 1)) * error
         low, high = value - half, value + half
+        p = student_p(cell.whole - middle, error, max(moved - 1, 1))
     return {
         "n_images": n,
         "n_moved": moved,
@@ -345,6 +349,6 @@ def _numbers(cell: Cell, level: float) -> Row:
         "null": middle if moved > 1 else math.nan,
         "null_lo": float(null.min()) if len(null) else math.nan,
         "null_hi": float(null.max()) if len(null) else math.nan,
-        "p": student_p(cell.whole - middle, error, max(moved - 1, 1)),
+        "p": p,
         "displacement": cell.extra["length"],
     }

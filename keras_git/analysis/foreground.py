@@ -9,33 +9,18 @@ without foreground counted and left out.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from keras_git.analysis.tables import ALL_CLASSES, ResultTable, Row
 from keras_git.errors import InputError
-from keras_git.files import write_atomically
 
 _MEASURES = ("centre_x", "centre_y", "area")
 _STATISTICS = ("mean", "lo", "hi", "std", "q25", "median", "q75")
-COLUMNS = (
-    "class_id",
-    "class_name",
-    "n_images",
-    "n_foreground",
-    *(f"{measure}_{statistic}" for measure in _MEASURES for statistic in _STATISTICS),
-    "spread",
-    "spread_lo",
-    "spread_hi",
-)
 
 
 def foreground_boxes(images: Any, threshold: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
@@ -109,53 +94,34 @@ def box_areas(boxes: Any, image_sizes: Any, inclusive: bool = True) -> np.ndarra
     return (boxes[:, 2:] - boxes[:, :2] + float(inclusive)).prod(axis=1) / sizes.prod(axis=1)
 
 
-@dataclass(frozen=True)
-class ForegroundTable:
+class ForegroundTable(ResultTable):
     """Place and size of foregrounds, one row per class and one of all classes together.
 
-    Attributes:
-        rows: dictionaries with the keys `COLUMNS`. `class_id` is None in the row of all classes.
-            Centres and areas are relative to the image; `_lo` and `_hi` are the interval of the
-            mean, `_std` the population standard deviation. `spread` is the root mean square
-            distance of the centres from their mean, with a jackknife interval. NaN where there are
-            too few.
-        settings: what they were computed with.
+    Columns: `class_id` (-1 in the row of all classes), `class_name`, `n_images`, `n_foreground`;
+    of `centre_x`, `centre_y` and `area`, relative to the image: `_mean`, the ends `_lo` and `_hi`
+    of its interval, `_std` (of the population), `_q25`, `_median`, `_q75`; `spread`, the root mean
+    square distance of the centres from their mean, `spread_lo`, `spread_hi` (jackknife). NaN where
+    there are too few.
     """
 
-    rows: list[dict[str, Any]]
-    settings: dict[str, Any]
+    COLUMNS = (
+        "class_id",
+        "class_name",
+        "n_images",
+        "n_foreground",
+        *(f"{measure}_{statistic}" for measure in _MEASURES for statistic in _STATISTICS),
+        "spread",
+        "spread_lo",
+        "spread_hi",
+    )
+    TEXTS = ("class_name",)
+    KIND = "foreground table"
 
-    def to_dict(self) -> dict[str, Any]:
-        """All as JSON types; NaN becomes None."""
-        rows = [{key: _plain(value) for key, value in row.items()} for row in self.rows]
-        return {"settings": self.settings, "columns": list(COLUMNS), "rows": rows}
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """The content of `to_dict` as text, also written to `path`."""
-        text = json.dumps(self.to_dict(), indent=2) + "\n"
-        if path is not None:
-            write_atomically(Path(path), text)
-        return text
-
-    def to_csv(self, path: str | Path | None = None) -> str:
-        """One line per class, also written to `path`."""
-        lines = io.StringIO()
-        writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.to_dict()["rows"])
-        if path is not None:
-            write_atomically(Path(path), lines.getvalue())
-        return lines.getvalue()
-
-    def __str__(self) -> str:
-        images = sum(row["n_images"] for row in self.rows if row["class_id"] is not None)
-        return f"foregrounds of {images} images in {len(self.rows) - 1} classes"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    @property
+    def summary(self) -> str:
+        """What was described, in a line."""
+        images, classes = self.settings["n_images"], self.settings["n_classes"]
+        return f"foregrounds of {images} images in {classes} classes"
 
 
 def foreground_statistics(
@@ -224,19 +190,25 @@ def foreground_statistics(
         centres, areas = box_centres(boxes, sizes), box_areas(boxes, sizes)
     values = np.column_stack([centres, areas])
     rows = []
-    for label in [*np.unique(labels).tolist(), None]:
-        member = np.ones(len(labels), bool) if label is None else labels == label
-        name = "all" if label is None else str(class_names[label] if class_names else label)
-        row: dict[str, Any] = {"class_id": label, "class_name": name}
+    classes = np.unique(labels).tolist()
+    for label in [*classes, -1]:
+        member = labels == label if label >= 0 else np.ones(len(labels), bool)
+        name = str(class_names[label] if class_names else label) if label >= 0 else ALL_CLASSES
+        row: Row = {"class_id": label, "class_name": name}
         rows.append({**row, **_described(values[member & valid], int(member.sum()), ci)})
-    settings = {"threshold": threshold if given.ndim == 3 else None, "ci": ci}
+    settings = {
+        "n_images": len(labels),
+        "n_classes": len(classes),
+        "threshold": threshold if given.ndim == 3 else None,
+        "ci": ci,
+    }
     return ForegroundTable(rows, settings)
 
 
-def _described(values: np.ndarray, images: int, ci: float) -> dict[str, Any]:
+def _described(values: np.ndarray, images: int, ci: float) -> Row:
     """Statistics of `(n, 3)` centres and areas."""
     number = len(values)
-    row: dict[str, Any] = {"n_images": images, "n_foreground": number}
+    row: Row = {"n_images": images, "n_foreground": number}
     nan = math.nan
     for column, measure in enumerate(_MEASURES):
         found = dict.fromkeys(_STATISTICS, nan)

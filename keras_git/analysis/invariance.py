@@ -29,9 +29,9 @@ from keras_git.analysis.intervals import (
     median_interval,
     student_quantile,
 )
-from keras_git.analysis.tables import Row
+from keras_git.analysis.tables import ALL_CLASSES, Row
 from keras_git.analysis.transform_sets import TransformSet
-from keras_git.analysis.variation import ALL_CLASSES, check_set_size
+from keras_git.analysis.variation import check_set_size
 from keras_git.errors import InputError
 
 METRICS = ("cosine", "l2")

@@ -183,6 +183,15 @@ def _square(left_out: np.ndarray) -> Any:
     return (n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()
 
 
+def cosine_of_moved(u: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """Cosines of u and u + moved, `(N,)`, each of length 1 or 0; exactly 1 for no move at all.
+
+    0 where one of the two is zero.
+    """
+    one_is_zero = u.any(axis=1) != (u + moved).any(axis=1)
+    return np.where(one_is_zero, 0.0, 1.0 - (moved * moved).sum(axis=1) / 2)
+
+
 # ------------------------------------------------------------------ distances to other images
 
 

@@ -16,6 +16,8 @@ from keras_git.errors import InputError
 from keras_git.files import write_atomically
 
 FORMAT_VERSION = 1
+# Name of the row of all classes, whose class_id is -1
+ALL_CLASSES = "all classes"
 Row = dict[str, Any]
 _Table = TypeVar("_Table", bound="ResultTable")
 

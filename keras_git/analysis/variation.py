@@ -26,13 +26,12 @@ from keras_git.analysis.intervals import (
     welch_freedom,
     wilson,
 )
-from keras_git.analysis.tables import ResultTable, Row
+from keras_git.analysis.tables import ALL_CLASSES, ResultTable, Row
 from keras_git.analysis.transform_sets import Candidate, TransformSet
 from keras_git.errors import InputError
 
 CONTROLS = ("between_class", None)
 SCORES = ("gain", "share", "relative")
-ALL_CLASSES = "all classes"
 _NAN = math.nan
 # Images of a class, and of the others, on which the best of an operation is looked for
 _FAMILY_IMAGES, _FAMILY_OTHERS = 128, 256
@@ -183,7 +182,7 @@ def class_gains(
                 control_gain=control_gain,
                 net_gain=gain - control_gain,
                 net_error=net_error,
-                self_similarity=float(1.0 - (d * d).sum(axis=1).mean() / 2),
+                self_similarity=float(similarity.cosine_of_moved(u, d).mean()),
                 freedom=min(n, number) - 1,
             )
         )

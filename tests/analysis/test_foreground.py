@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_git.analysis import foreground_statistics
+from keras_git.analysis import ForegroundTable, foreground_statistics
 from keras_git.analysis.foreground import centre_of_mass, foreground_boxes
 from keras_git.errors import InputError
 
@@ -31,7 +29,7 @@ def test_boxes_are_found(drawn):
     np.testing.assert_allclose(centre_of_mass(_masks(boxes)), middle)
 
 
-def test_planted_variation_is_told_and_its_axis_named():
+def test_planted_variation_is_told_and_its_axis_named(tmp_path):
     """Class 0 moves along x, class 1 along y, class 2 not at all."""
     rng = np.random.default_rng(0)
     offset = rng.integers(-5, 6, 60)
@@ -47,13 +45,14 @@ def test_planted_variation_is_told_and_its_axis_named():
     assert still["spread_hi"] < 1e-12  # the control: nothing varies
     assert along_x["spread_lo"] > 0 and along_x["spread_lo"] < along_x["spread"]
     assert along_x["area_mean"] == pytest.approx(16 / 800) and along_x["area_std"] < 1e-12
-    assert everything["class_id"] is None and everything["n_images"] == 180
+    assert everything["class_id"] == -1 and everything["n_images"] == 180
     assert along_x["class_name"] == "x"
     by_box = foreground_statistics(np.array(boxes), (20, 40), labels)
     assert by_box.rows[0]["centre_x_q25"] == along_x["centre_x_q25"]
-    text = json.loads(table.to_json())
-    assert text["rows"][1]["centre_y_median"] == along_y["centre_y_median"]
-    assert len(table.to_csv().splitlines()) == 5
+    again = ForegroundTable.from_json(table.to_json(tmp_path / "foreground.json"))
+    assert again.rows == table.rows
+    assert len(table.to_csv(tmp_path / "foreground.csv").read_text().splitlines()) == 5
+    assert table.summary == "foregrounds of 180 images in 3 classes"
 
 
 def test_images_without_foreground_are_counted_and_left_out():
@@ -62,7 +61,7 @@ def test_images_without_foreground_are_counted_and_left_out():
     table = foreground_statistics(masks)
     assert table.rows[0]["n_images"] == 2 and table.rows[0]["n_foreground"] == 1
     assert np.isnan(table.rows[0]["centre_x_lo"])
-    assert json.loads(table.to_json())["rows"][0]["centre_x_lo"] is None
+    assert table.to_dict()["rows"][0]["centre_x_lo"] is None
     empty = foreground_statistics(np.zeros((2, 4, 4)))
     assert empty.rows[0]["n_foreground"] == 0 and np.isnan(empty.rows[0]["area_mean"])
 

@@ -143,6 +143,10 @@ def _shifted(images):
     return flat[:, :20]
 
 
+def _noisy(images):
+    return ops.sin(40.0 * _shifted(images))
+
+
 def _bright():
     return TransformSet.custom(
         {"lighter": lambda images: images + 0.1, "identity": lambda images: images}
@@ -161,6 +165,9 @@ def test_additive_equivariance():
     # the original score does not see it
     paper = measure_equivariance(_shifted, data, _bright(), score="paper_alignment")
     assert paper.rows[0]["equivariance"] == pytest.approx(0.0, abs=1e-3)
+    # a median: interval and p-value are those of its signs
+    noisy = measure_equivariance(_noisy, data, _bright(), score="paper_alignment").rows[0]
+    assert (noisy["q_value"] < 0.05) == (not noisy["lo"] <= 0 <= noisy["hi"])
 
 
 def test_random_displacements_share_nothing():

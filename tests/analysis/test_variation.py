@@ -66,6 +66,14 @@ def test_what_is_not_planted_gains_nothing(planted):
             assert row["net_gain"] < 0.25 * best[row["class_id"]]
 
 
+def test_an_embedding_that_becomes_zero_is_not_similar_to_itself():
+    vectors = unit(np.random.default_rng(0).normal(size=(4, 3)))
+    gains = class_gains(vectors, -vectors, np.zeros(4, int)).classes[0]
+    assert gains.self_similarity == 0.0
+    gains = class_gains(vectors, 0 * vectors, np.zeros(4, int)).classes[0]
+    assert gains.self_similarity == 1.0
+
+
 def test_a_planted_factor_that_one_candidate_removes():
     """A class that varies by tint alone, one by noise alone: taking it away makes them alike."""
     table = explain_variation(centred_pixels, removable_images(), removable_set())
