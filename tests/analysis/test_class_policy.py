@@ -149,6 +149,7 @@ def test_each_class_gets_its_own_operations_and_the_control_another_classes():
         assert target.operations(0) != lists[0] and target.operations(1) != lists[1]
 
 
+@pytest.mark.slow_on("jax")
 def test_operations_come_one_after_the_other_and_with_their_frequency():
     names = [INVERT, "solarize with magnitude 9", ROTATE]
     always = ClassPolicy([[(INVERT, 1.0), ("posterize with magnitude 9", 1.0)]], seed=0)

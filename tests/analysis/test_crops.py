@@ -78,6 +78,7 @@ def test_translation_then_crop_may_show_fill_and_random_resized_crop_never():
         )
 
 
+@pytest.mark.slow_on("jax")
 def test_reflection_mirrors_without_repeating_the_border():
     images = _images(1, 6, 6)
     layer = crop_decomposition(6, "translation", fill="reflect")
@@ -131,6 +132,7 @@ def test_sizes_are_those_of_trying_one_after_the_other(seed, height, width):
     assert list(zip(h, w, found, strict=True)) == expected
 
 
+@pytest.mark.slow_on("jax")
 @pytest.mark.parametrize("mode", PAPER_MODES)
 @pytest.mark.parametrize("shape", [(32, 32), (40, 56)])
 def test_draws_of_every_mode(mode, shape):

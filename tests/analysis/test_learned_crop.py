@@ -101,6 +101,7 @@ def test_the_slope_of_the_regulariser_has_its_closed_form(raw):
     np.testing.assert_array_equal(gradients_of(lambda: wide.regulariser(), wide), 0.0)
 
 
+@pytest.mark.slow_on("jax")
 @pytest.mark.parametrize("number", [1, 2, 7])
 def test_widths_of_a_class_are_found_by_label(number):
     layer = LearnedCrop((0.0, 0.0, 0.0), per_class=3)
@@ -141,6 +142,7 @@ def _trained(reg, informative, epochs=12):
     return float(ops.convert_to_numpy(layer.current_widths())[0])
 
 
+@pytest.mark.slow_on("jax")
 def test_it_learns_to_move_what_does_not_matter_and_leaves_what_does():
     start = float(np.log(2))
     free, bound = _trained(0.3, False), _trained(0.3, True)

@@ -72,6 +72,7 @@ def test_enhancements_are_those_of_pillow_to_one_level(seed, magnitude, sign):
     np.testing.assert_allclose(stretched, _pillow(images, ImageOps.autocontrast), atol=1)
 
 
+@pytest.mark.slow_on("jax")
 def test_translation_by_whole_pixels_is_a_shift_of_the_array():
     images = _images(0, side=10)
     parameters = policy_operations.operation_parameters("translateX", np.array([0.3, -0.2, 0.0]))
@@ -83,6 +84,7 @@ def test_translation_by_whole_pixels_is_a_shift_of_the_array():
     np.testing.assert_array_equal(moved[2], images[2])
 
 
+@pytest.mark.slow_on("jax")
 def test_a_quarter_turn_is_a_transpose_and_a_flip():
     images = _images(1, number=1)
     parameters = policy_operations.operation_parameters("rotate", np.array([90.0]))
@@ -111,6 +113,7 @@ def test_what_is_neutral_changes_nothing(operation):
             np.testing.assert_array_equal(changed, images)
 
 
+@pytest.mark.slow_on("jax")
 @pytest.mark.parametrize("operation", policy_operations.OPERATIONS)
 def test_one_grey_channel_and_rectangles(operation):
     images = _images(4, channels=1)[:, :12]
