@@ -98,11 +98,11 @@ def _table(head: Sequence[object], rows: Sequence[Sequence[object]], caption: st
 
 
 def _signed(value: float, digits: int = 3) -> str:
-    return f"{value:+.{digits}f}" if math.isfinite(value) else "\u2013"
+    return f"{value:+z.{digits}f}" if math.isfinite(value) else "\u2013"
 
 
 def _plain(value: float, digits: int = 2) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else "\u2013"
+    return f"{value:z.{digits}f}" if math.isfinite(value) else "\u2013"
 
 
 def _candidate(transform: str, magnitude: float) -> str:
