@@ -187,6 +187,7 @@ class ClassifierTrainer:
         folder: where checkpoints go.
         oracle: for the methods with `oracle`, the images of `dataset` before their nuisance, in
             the same order, and the nuisance; None if they are not known.
+        factors: for the methods with `factors`, what takes the generator's place.
     """
 
     def __init__(
@@ -197,12 +198,14 @@ class ClassifierTrainer:
         generator: keras.Model | None,
         folder: ResultsFolder,
         oracle: tuple[kg.data.ImageDataset, kg.transforms.Transform] | None = None,
+        factors: keras.Model | None = None,
     ) -> None:
         self.config, self.dataset, self.validation = config, dataset, validation
-        self.generator, self.folder, self.oracle = generator, folder, oracle
+        self.folder, self.oracle = folder, oracle
+        self._generators = {False: generator, True: factors}
         self._statistics = kg.data.channel_statistics(dataset.images)
         self._models: dict[Any, Any] = {}
-        self._bank: kg.training.GeneratorBank | None = None
+        self._banks: dict[bool, kg.training.GeneratorBank] = {}
 
     def train(self, method: Method, seed: int, methods: Sequence[Method]) -> Trained:
         """Trains `method`; `methods` are all of the run, whose common epochs are to be kept."""
@@ -216,7 +219,7 @@ class ClassifierTrainer:
             config.epochs * self._stream(method, seed).steps_per_epoch,
             job.progress["epoch"] * self._stream(method, seed).steps_per_epoch,
         ) as shown:
-            generation = config.generation_epoch if method.generates else config.epochs
+            generation = config.generation_epoch if method.replaces else config.epochs
             for stop, generates in ((generation, False), (config.epochs, True)):
                 if job.progress["epoch"] < stop:
                     self._fit(job, stop, generates, shown)
@@ -262,7 +265,7 @@ class ClassifierTrainer:
         dataset = self.dataset
         sampler = job.method.sampler(dataset.labels, seed, config.defer_epoch)
         if config.generator_bank:
-            bank = self._bank_of_images()
+            bank = self._bank_of_images(job.method)
             keep = self._keep_probability() if config.rejected == "source" else None
             dataset, sampler = bank.dataset, bank.sampler(sampler, seed, keep)
         augmentation = config.source_augmentation
@@ -281,26 +284,28 @@ class ClassifierTrainer:
         counts, threshold = self.dataset.class_counts, self.config.keep_threshold
         return kg.training.keep_probability(counts, threshold)
 
-    def _bank_of_images(self) -> kg.training.GeneratorBank:
-        if self._bank is None:
+    def _bank_of_images(self, method: Method) -> kg.training.GeneratorBank:
+        if method.factors not in self._banks:
+            name = "factors_bank" if method.factors else "generator_bank"
             skip = self._keep_probability() == 0
-            with reports("generator bank") as progress:
-                self._bank = kg.training.generator_bank(
-                    self.generator,
+            with reports(name.replace("_", " ")) as progress:
+                self._banks[method.factors] = kg.training.generator_bank(
+                    self._generators[method.factors],
                     self.dataset,
                     self.config.generator_bank,
                     skip_classes=skip,
                     seed=self.config.generator_seed,
-                    path=self.folder.checkpoints / "generator_bank.npy",
+                    path=self.folder.checkpoints / f"{name}.npy",
                     progress=progress,
                 )
-        return self._bank
+        return self._banks[method.factors]
 
     def _model(self, method: Method) -> tuple[Any, Logits, list[Any]]:
         """Model, logits and room for the selected weights; one for all methods that can share."""
         weights = method.class_weights(self.dataset.class_counts, self.config.defer_epoch)
         # The plain steps of erm, drs and git are the same.
-        key = (method.loss, method.weighting, method.oracle)
+        key = (method.loss, method.weighting, method.oracle, method.factors)
+        generator = self._generators[method.factors]
         if key not in self._models:
             config = self.config
             network = self._network(method, 0)
@@ -308,14 +313,14 @@ class ClassifierTrainer:
                 model = kg.training.Classifier(
                     network, class_weights=weights, transform=self.oracle[1]
                 )
-            elif self.generator is None:
+            elif generator is None:
                 model = kg.training.Classifier(network, class_weights=weights)
             else:
                 # The draws from a bank decide themselves what stands for an image not kept.
                 decided = config.generator_bank and config.rejected == "source"
                 model = kg.training.GITClassifier(
                     network,
-                    None if config.generator_bank else self.generator,
+                    None if config.generator_bank else generator,
                     class_counts=self.dataset.class_counts,
                     generated_fraction=config.generated_fraction,
                     keep_threshold=None if decided else config.keep_threshold,
@@ -356,7 +361,7 @@ class ClassifierTrainer:
         self._network(method, 0)
         make_optimizer(self.config, stream.steps_per_epoch)
         method.make_loss(self.dataset.class_counts)
-        if method.generates:
+        if method.replaces:
             self._keep_probability()
 
     def _reset(self, job: _Job) -> None:

@@ -40,6 +40,7 @@ NAMES = {
     **_SAMPLINGS,
     **_WEIGHTINGS,
     "git": "generated images; with drs unless said",
+    "factors": "factors of variation (--augment_from_factors) in the generator's place",
     "oracle": "the true nuisance as augmentation, where it is known (k49_lt)",
 }
 
@@ -54,6 +55,8 @@ class Method:
         sampling: `"erm"`, `"drs"` or the name of another sampling.
         weighting: None, `"drw"` or `"class_balanced_loss"`.
         generates: whether a part of the batch is generated (GIT).
+        factors: whether that part is instead transformed by the factors of variation of large
+            classes; everything else is as with `generates`.
         oracle: whether images get a new draw of the true nuisance in every step.
     """
 
@@ -62,7 +65,13 @@ class Method:
     sampling: str = "erm"
     weighting: str | None = None
     generates: bool = False
+    factors: bool = False
     oracle: bool = False
+
+    @property
+    def replaces(self) -> bool:
+        """Whether images of the batch are replaced by those of a generator, learned or made."""
+        return self.generates or self.factors
 
     @property
     def head(self) -> str:
@@ -78,7 +87,9 @@ class Method:
         weighting = self.weighting
         if weighting == "drw":
             weighting = "class_balanced_loss" if deferred else "ones"
-        generates = self.generates and epoch >= generation_epoch
+        generates: bool | str = self.replaces and epoch >= generation_epoch
+        if generates and self.factors:
+            generates = "factors"
         return self.loss, sampling, weighting, generates, self.oracle
 
     def sampler(self, labels: np.ndarray, seed: Any, defer_epoch: int) -> Any:
@@ -137,14 +148,17 @@ def parse_method(key: str) -> Method:
             raise InputError(f"method {key!r} has two {kind}: {chosen[0]} and {chosen[1]}")
         return chosen[0] if chosen else None
 
-    generates, oracle = "git" in names, "oracle" in names
+    generates, factors, oracle = (name in names for name in ("git", "factors", "oracle"))
     if generates and oracle:
         raise InputError(f"method {key!r}: git learns the nuisance that oracle knows; use one")
+    if factors and (generates or oracle):
+        raise InputError(f"method {key!r}: factors take the place of git and oracle; use one")
     return Method(
         key,
         loss=only(_LOSSES, "losses") or "ce",
-        sampling=only(_SAMPLINGS, "samplings") or ("drs" if generates else "erm"),
+        sampling=only(_SAMPLINGS, "samplings") or ("drs" if generates or factors else "erm"),
         weighting=only(_WEIGHTINGS, "weightings"),
         generates=generates,
+        factors=factors,
         oracle=oracle,
     )

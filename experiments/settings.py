@@ -87,6 +87,11 @@ class TrainingConfig:
     )
     generator_bank: int = option(0, "Variants per image generated beforehand; 0: fresh each step.")
 
+    augment_from_factors: str | None = option(
+        None, "Table of factors (experiments.factors, .json or .csv) for the methods with factors."
+    )
+    factors_per_set: int = option(25, "Factors of the large classes that are used, at most.")
+
     # Generator
     generator_steps: int = option(140000, "Training steps of the generator.")
     generator_checkpoint_steps: int = option(500, "Steps between checkpoints.")
@@ -242,7 +247,7 @@ def check_values(config: TrainingConfig) -> None:
     positive = ("epochs", "batch_size", "depth", "generator_steps", "invariance_samples",
                 "invariance_images", "generator_checkpoint_steps", "generator_batch_size",
                 "generator_picture_steps", "evaluation_batch_size", "gradient_accumulation",
-                "largest_class")  # fmt: skip
+                "largest_class", "factors_per_set")  # fmt: skip
     not_negative = ("defer_epoch", "generation_delay", "generator_bank", "recognition_epochs",
                     "data_seed", "generator_seed", "warmup_epochs")  # fmt: skip
     for least, names in ((1, positive), (0, not_negative)):
@@ -282,8 +287,20 @@ def check_values(config: TrainingConfig) -> None:
     for name in config.export:
         if name not in kg.export.FORMATS:
             raise InputError(f"--export: {name!r} is unknown; use {', '.join(kg.export.FORMATS)}")
-    if config.generator and not Path(config.generator).is_file():
-        raise InputError(f"--generator={config.generator}: no such file")
+    for name in ("generator", "augment_from_factors"):
+        file = getattr(config, name)
+        if file and not Path(file).is_file():
+            raise InputError(f"--{name}={file}: no such file")
+    needs_factors = any(parse_method(key).factors for key in config.methods)
+    if needs_factors and not config.augment_from_factors:
+        raise InputError(
+            "a method with factors needs --augment_from_factors, the table that "
+            "experiments.factors wrote"
+        )
+    if config.augment_from_factors and not needs_factors:
+        raise InputError(
+            "--augment_from_factors: no method uses it; add one such as drs+factors to --methods"
+        )
 
 
 def checked(
@@ -322,7 +339,7 @@ def checked(
                 f"--defer_epoch={config.defer_epoch}: {method.key} would never defer in "
                 f"{config.epochs} epochs; use less"
             )
-        if method.generates and config.generation_epoch >= config.epochs:
+        if method.replaces and config.generation_epoch >= config.epochs:
             raise InputError(
                 f"--generation_delay={config.generation_delay}: {method.key} would never generate "
                 f"in {config.epochs} epochs; use less"
@@ -346,9 +363,9 @@ def _check_distribution(config: TrainingConfig, methods: list[Method]) -> None:
     if devices == 1:
         return
     batches = {"--batch_size": config.batch_size}
-    if any(method.generates for method in methods):
+    if any(method.replaces for method in methods):
         batches["--generated_fraction, the generated part of a batch"] = config.source_batch_size
-        if not config.generator:
+        if any(method.generates for method in methods) and not config.generator:
             batches["--generator_batch_size"] = config.generator_batch_size
     for name, size in batches.items():
         if size % devices:
@@ -377,6 +394,11 @@ def decisive_settings(config: TrainingConfig) -> dict[str, Any]:
         del settings["whitening"], settings["feature_normalization"]
     if config.distribution == "none":  # as in folders made before there was a choice
         settings.pop("distribution")
+    if config.augment_from_factors:
+        table = Path(config.augment_from_factors).read_bytes()
+        settings["augment_from_factors"] = hashlib.sha256(table).hexdigest()
+    else:  # as in folders from before there was any
+        del settings["augment_from_factors"], settings["factors_per_set"]
     if config.generator:
         settings["generator"] = hashlib.sha256(Path(config.generator).read_bytes()).hexdigest()
     return settings

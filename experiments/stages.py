@@ -189,6 +189,7 @@ def _train_and_measure(
         config = dataclasses.replace(config, keep_threshold=max(config.keep_threshold, least))
     # Everything that bad settings would stop is made once before the folder is tied to them.
     invariance = invariance_images(config, splits)
+    factors = factor_set(config, methods, train)
     trainer = ClassifierTrainer(config, train, splits.validation, None, folder, oracle)
     for method in methods:
         trainer.check(method)
@@ -219,6 +220,7 @@ def _train_and_measure(
     results = folder.read_results() or {
         "format_version": FORMAT_VERSION,
         "dataset": train.name,
+        **({"factors": factors} if factors else {}),
         "class_counts": train.class_counts,
         "class_names": train.class_names,
         "seconds": {"data": time.monotonic() - started},
@@ -230,8 +232,42 @@ def _train_and_measure(
         generator = _generator(config, splits, folder, results)
     elif "generator" in config.invariance_transforms:
         logging.info("no method uses a generator: eKLD under the generator is left out")
-    _classifiers(config, methods, splits, invariance, generator, folder, results, oracle)
+    made = kg.analysis.factor_generator(factors, train.image_shape) if factors else None
+    _classifiers(config, methods, splits, invariance, generator, folder, results, oracle, made)
     return results
+
+
+def factor_set(
+    config: TrainingConfig, methods: Sequence[Method], train: kg.data.ImageDataset
+) -> list[tuple[str, float]]:
+    """The factors of the largest third of the classes: names of transformations and weights.
+
+    Means over those classes of what the table of factors says; what makes most pairs of a class
+    more alike, and not as much those of different classes.
+
+    Raises:
+        InputError: a table without the large classes, or without a factor of theirs.
+    """
+    if not any(method.factors for method in methods):
+        return []
+    large = kg.metrics.groups(train.class_counts, "thirds")["head"]
+    try:
+        policy = kg.analysis.select_augmentations(
+            config.augment_from_factors,
+            k=config.factors_per_set,
+            per="dataset",
+            classes=np.asarray(large).tolist(),
+            num_classes=train.num_classes,
+            shuffled_control=False,
+        )
+    except InputError as error:
+        raise InputError(f"--augment_from_factors: {error}") from error
+    if not policy.operations(0):
+        raise InputError(
+            f"--augment_from_factors={config.augment_from_factors}: no transformation explains the "
+            "variation inside the large classes (share above 0.4, no negative gain)"
+        )
+    return policy.operations(0)
 
 
 def _generator(
@@ -326,8 +362,11 @@ def _classifiers(
     folder: ResultsFolder,
     results: dict[str, Any],
     oracle: tuple[kg.data.ImageDataset, kg.transforms.Transform] | None,
+    factors: keras.Model | None = None,
 ) -> None:
-    trainer = ClassifierTrainer(config, splits.train, splits.validation, generator, folder, oracle)
+    trainer = ClassifierTrainer(
+        config, splits.train, splits.validation, generator, folder, oracle, factors
+    )
     measurement = Measurement(
         config,
         splits.test,

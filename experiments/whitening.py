@@ -203,14 +203,14 @@ def run(config: Config) -> dict[str, Any]:
             "runs": {},
         }
         for ratio in config.imbalance_ratios:
-            train = _subset(config, full.train, ratio)
+            train = subset(config, full.train, ratio)
             results["class_counts"][f"{ratio:g}"] = train.class_counts
             _train_all(config, ratio, train, test, folder, results)
         _finish(config, folder, results)
         return folder.read_results()
 
 
-def _subset(config: Config, train: kg.data.ImageDataset, ratio: float) -> kg.data.ImageDataset:
+def subset(config: Config, train: kg.data.ImageDataset, ratio: float) -> kg.data.ImageDataset:
     largest = config.largest_class or int(train.class_counts.min())
     sizes = kg.data.class_sizes(
         "exponential" if ratio > 1 else "balanced",
@@ -242,7 +242,7 @@ def _train_all(
         missing = {key: value for key, value in plan.items() if key not in results["runs"]}
         if not missing:
             continue
-        training = _Training(config, name, batch_size, train, test)
+        training = Training(config, name, batch_size, train, test)
         if not results["runs"]:
             # Only now: settings that cannot work must not tie the folder to themselves.
             folder.write_config(
@@ -264,7 +264,7 @@ def _train_all(
         keras.utils.clear_session()
 
 
-class _Training:
+class Training:
     """One network at one batch size, compiled once for all learning rates and seeds."""
 
     def __init__(
@@ -280,14 +280,14 @@ class _Training:
         # The last, smaller batch would be another compilation and have other statistics.
         self._batch_size = min(batch_size, len(train))
         self._model = kg.training.Classifier(self._network(0))
-        self._model.compile(
-            kg.optimizers.SGD(1.0, momentum=config.momentum, l2=config.l2),
-            kg.losses.CrossEntropy(),
-        )
+        self._model.compile(self._optimizer(), kg.losses.CrossEntropy())
         self._model.optimizer.build(self._model.trainable_variables)
         self._logits = Logits(self._model.network, config.evaluation_batch_size)
         self._transforms = make_transforms(config.invariance_transforms, None)
         self._compiled = False
+
+    def _optimizer(self) -> Any:
+        return kg.optimizers.SGD(1.0, momentum=self._config.momentum, l2=self._config.l2)
 
     def _network(self, seed: int) -> keras.Model:
         train = self._train

@@ -7,6 +7,7 @@ Importing it loads the Keras backend in use and no other framework.
 from __future__ import annotations
 
 from keras_git import (
+    analysis,
     auditing,
     data,
     distribution,
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "InputError",
+    "analysis",
     "audit",
     "auditing",
     "data",

@@ -15,7 +15,7 @@ from tests.reference.registry import Check, compare, families, family_of, run_fi
 
 FIXTURES = [
     path
-    for folder in ("git", "whitening")
+    for folder in ("git", "whitening", "grounding")
     for path in sorted((Path(__file__).parent / "fixtures" / folder).glob("*.npz"))
 ]
 
@@ -37,7 +37,7 @@ FAST = {
 
 
 def _case(path: Path) -> object:
-    fast = path.parent.name == "git" or path.stem in FAST
+    fast = path.parent.name != "whitening" or path.stem in FAST
     slow = pytest.mark.slow_on("jax") if path.stem == "munit_steps" else ()
     return pytest.param(path, id=path.stem, marks=slow if fast else pytest.mark.slow)
 
@@ -51,7 +51,7 @@ def test_fixture(path):
 
 
 def test_every_fixture_has_a_family():
-    assert len(FIXTURES) == 16 + 38
+    assert len(FIXTURES) >= 16 + 38 + 4
     assert all(family_of(path.name, families()) for path in FIXTURES)
 
 

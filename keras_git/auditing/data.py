@@ -170,6 +170,14 @@ class LabelledImages:
         for group, position, code in order.tolist():
             _expect(self._codes, group, (position, code))
 
+    def raw(self, size: int) -> Iterator[Part]:
+        """One pass over images and labels as the source has them, unchecked, in pieces."""
+        if self._pieces is not None:
+            yield from self._pieces(size)
+        for images, labels in self._indexed:
+            for start in range(0, len(labels), size):
+                yield images[start : start + size], labels[start : start + size]
+
     def content_hash(self) -> str:
         """SHA-256 (hex) of all labels and pixels, in one pass."""
         digest = hashlib.sha256()
@@ -465,7 +473,7 @@ def _whole_npz(path: Path, data_dir: str | None, cache_dir: str | Path | None) -
     return images, _labels(labels, len(images))
 
 
-def _pair(element: Any) -> Part:
+def pair(element: Any) -> Part:
     """Images and labels of an element of a stream, as numpy arrays."""
     if isinstance(element, dict) and {"image", "label"} <= element.keys():
         images, labels = element["image"], element["label"]
@@ -485,7 +493,7 @@ def _of_tensorflow(data: Any) -> LabelledImages:
 
     def pieces(size: int) -> Iterator[Part]:
         for element in data.batch(size) if single else data:
-            yield _pair(element)
+            yield pair(element)
 
     return LabelledImages(pieces, "tf.data")
 
@@ -516,7 +524,7 @@ def _of_pydataset(data: Any) -> LabelledImages:
     def pieces(size: int) -> Iterator[Part]:
         del size
         for index in range(number):
-            yield _pair(data[index])
+            yield pair(data[index])
 
     return LabelledImages(pieces, type(data).__name__)
 

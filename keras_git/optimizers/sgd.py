@@ -18,7 +18,8 @@ class SGD(keras.optimizers.Optimizer):
 
     The learning rate multiplies the whole velocity, so a drop acts at once; Keras' own SGD folds
     the rate into the velocity, where the old one lingers for tens of steps. The decay is coupled
-    (part of the gradient) and acts on every variable, biases and normalizations included.
+    (part of the gradient) and acts on every variable, biases and normalizations included, but those
+    named to `exclude_from_weight_decay`.
 
     Args:
         learning_rate: Float, schedule, or callable without arguments.
@@ -65,7 +66,7 @@ class SGD(keras.optimizers.Optimizer):
         velocity = self.velocities[self._get_variable_index(variable)]
         dtype = keras.backend.standardize_dtype(variable.dtype)
         gradient = ops.cast(gradient, dtype)
-        if self.l2:
+        if self.l2 and self._use_weight_decay(variable):
             gradient = gradient + self.l2 * ops.convert_to_tensor(variable)
         new_velocity = self.momentum * ops.convert_to_tensor(velocity) + gradient
         self.assign(velocity, new_velocity)

@@ -116,6 +116,21 @@ def to_html(result: AuditResult, *, title: str | None = None, notes: Sequence[Fi
         ("numbers", "All numbers", _numbers(result)),
         ("settings", "Settings and versions", _settings(result)),
     ]
+    subtitle = (
+        "To what is the classifier invariant, on which classes is it not, and how does that go "
+        "with class size?"
+    )
+    return page(title, subtitle, sections)
+
+
+def page(title: str, subtitle: str, sections: Sequence[tuple[str, str, object]]) -> str:
+    """A whole page.
+
+    Args:
+        title: heading.
+        subtitle: below it.
+        sections: anchor, heading and content; those without content are left out.
+    """
     present = [(anchor, heading, content) for anchor, heading, content in sections if content]
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     policy = (
@@ -136,8 +151,7 @@ def to_html(result: AuditResult, *, title: str | None = None, notes: Sequence[Fi
         tag("h1", title),
         tag(
             "p",
-            "To what is the classifier invariant, on which classes is it not, and how does that go "
-            "with class size?",
+            subtitle,
             class_="subtitle",
         ),
         tag("nav", [tag("a", h, href=f"#{a}") for a, h, _ in present], aria_label="Sections"),

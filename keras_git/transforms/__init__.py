@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keras_git.errors import InputError
-from keras_git.transforms import nuisances
+from keras_git.transforms import nuisances, policy_operations
 from keras_git.transforms.base import Compose, Identity, SampledTransform, Transform
 from keras_git.transforms.degradations import JPEG, Blur, Erasing, Noise
 from keras_git.transforms.function import FunctionTransform
@@ -20,6 +20,11 @@ from keras_git.transforms.photometric import (
     GreyLevel,
     Hue,
     Saturation,
+)
+from keras_git.transforms.policy_operations import (
+    PolicyOperation,
+    policy_transform,
+    search_names,
 )
 
 NAMES: dict[str, type[Transform]] = {
@@ -87,6 +92,7 @@ __all__ = [
     "Identity",
     "Ladder",
     "Noise",
+    "PolicyOperation",
     "Rotation",
     "Rung",
     "SampledTransform",
@@ -97,4 +103,7 @@ __all__ = [
     "get",
     "is_generator",
     "nuisances",
+    "policy_operations",
+    "policy_transform",
+    "search_names",
 ]

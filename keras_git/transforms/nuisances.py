@@ -25,7 +25,7 @@ LARGEST_DILATION = 4
 LARGEST_EROSION = 2
 # In float32 a value that is exactly 255 in the formula may come out as 254.9999; the slack keeps
 # such values from losing a grey level when they are truncated.
-_FLOAT32_SLACK = 1e-3
+FLOAT32_SLACK = 1e-3
 
 
 def _is_numpy(xp: Any) -> bool:
@@ -54,7 +54,7 @@ def _truncated(values: Any, like: Any, xp: Any) -> Any:
     """Truncates grey levels to integers; numpy results return in the dtype of `like`."""
     if _is_numpy(xp):
         return np.floor(values).astype(np.asarray(like).dtype)
-    return xp.floor(values + _FLOAT32_SLACK)
+    return xp.floor(values + FLOAT32_SLACK)
 
 
 def _check_images(images: Any) -> int:
@@ -89,8 +89,8 @@ def rotate(images: Any, degrees: Any, xp: Any = np) -> Any:
     if numpy_like:
         # cos(90 degrees) is 6e-17 in float64; rounding makes quarter turns exact
         cosine, sine = np.round(cosine, 15), np.round(sine, 15)
-    from_centre_x, from_centre_y = _from_centre(images, xp)
-    return _resampled(
+    from_centre_x, from_centre_y = from_centre(images, xp)
+    return resampled(
         images,
         cosine * from_centre_x + sine * from_centre_y,
         -sine * from_centre_x + cosine * from_centre_y,
@@ -116,11 +116,11 @@ def scale(images: Any, factors: Any, xp: Any = np) -> Any:
     """
     _check_images(images)
     factors = _parameter(factors, 2, xp)
-    from_centre_x, from_centre_y = _from_centre(images, xp)
-    return _resampled(images, from_centre_x / factors, from_centre_y / factors, xp)
+    from_centre_x, from_centre_y = from_centre(images, xp)
+    return resampled(images, from_centre_x / factors, from_centre_y / factors, xp)
 
 
-def _from_centre(images: Any, xp: Any) -> tuple[Any, Any]:
+def from_centre(images: Any, xp: Any) -> tuple[Any, Any]:
     """x and y of all pixel centres as seen from the centre of the image, each `(1, H * W)`.
 
     Continuous pixel coordinates: pixel i covers [i, i + 1), its centre is at i + 0.5.
@@ -136,8 +136,8 @@ def _from_centre(images: Any, xp: Any) -> tuple[Any, Any]:
     return xp.convert_to_tensor(x), xp.convert_to_tensor(y)
 
 
-def _resampled(images: Any, source_x: Any, source_y: Any, xp: Any) -> Any:
-    """The image at source points: cubic convolution with a = -1, 0 outside, truncated.
+def resampled(images: Any, source_x: Any, source_y: Any, xp: Any, fill: float = 0.0) -> Any:
+    """The image at source points: cubic convolution with a = -1, `fill` outside, truncated.
 
     `source_x` and `source_y` are `(N or 1, H * W)`, pixels from the centre of the image.
     """
@@ -173,7 +173,7 @@ def _resampled(images: Any, source_x: Any, source_y: Any, xp: Any) -> Any:
         taps = [xp.take(table, row + column, axis=0) for column in tap_columns]
         along_x.append(cubic(taps, part_x))
     value = xp.clip(cubic(along_x, part_y), 0.0, 255.0)
-    value = xp.where(inside[..., None], value, xp.zeros_like(value))
+    value = xp.where(inside[..., None], value, xp.full_like(value, fill))
     return _truncated(xp.reshape(value, shape), images, xp)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import keras_git as kg
-from experiments import gtsrb_lt, k49_lt, whitening
+from experiments import augmentation_parts, factors, gtsrb_lt, k49_lt, whitening
 from experiments.cifar_lt import Config, run
 from experiments.settings import checked, quick
 from keras_git.errors import InputError
@@ -138,6 +138,13 @@ def test_another_configuration_does_not_touch_it(finished: tuple[Config, dict]) 
         ({"invariance_split": "validation"}, "validation_fraction above 0"),
         ({"export": ("gif",)}, "'gif' is unknown"),
         ({"generator": "nowhere.keras"}, "no such file"),
+        ({"augment_from_factors": "nowhere.json"}, "no such file"),
+        ({"augment_from_factors": __file__}, "no method uses it"),
+        ({"methods": ("drs+factors",)}, "needs --augment_from_factors"),
+        (
+            {"methods": ("factors",), "augment_from_factors": __file__, "quick": True},
+            "no table of factors",
+        ),
         ({"second_decay_epoch": 1, "defer_epoch": 5, "quick": False}, "second_decay_epoch"),
         ({"profile": "as_is"}, "drawn to order"),
         ({"num_classes": 7}, "20"),
@@ -349,8 +356,9 @@ def test_every_flagfile_can_be_read() -> None:
         lines = path.read_text().splitlines()
         assert all(line.startswith("#") for line in lines[:3]), path
         names = {line[2:].split("=")[0].removeprefix("no") for line in lines if line[:2] == "--"}
+        programs = {"k49": k49_lt, "gtsrb": gtsrb_lt, "whitening": whitening, "factors": factors,
+                    "augmentation": augmentation_parts}  # fmt: skip
         program = path.stem.split("_")[0]
-        programs = {"k49": k49_lt, "gtsrb": gtsrb_lt, "whitening": whitening}
         config = programs[program].Config if program in programs else Config
         known = {field.name for field in dataclasses.fields(config)}
         known |= {name.removeprefix("no") for name in known} | {"flagfile"}

@@ -57,7 +57,7 @@ def test_what_is_chosen_can_be_run(tmp_path, counts, size, given):
     complete, _ = settings.checked(chosen_settings(config, train), lambda shrunk: shrunk)
     optional = {"data_dir", "group_regex", "cache_dir", "generator", "keep_threshold", "width",
                 "imbalance_ratio", "largest_class", "smallest_class", "zipf_exponent",
-                "feature_normalization"}  # fmt: skip
+                "feature_normalization", "augment_from_factors"}  # fmt: skip
     unset = {name for name, value in dataclasses.asdict(complete).items() if value is None}
     assert unset <= optional
     assert 0 <= complete.defer_epoch < complete.generation_epoch + 1 <= complete.epochs

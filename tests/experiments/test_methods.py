@@ -20,6 +20,8 @@ LABELS = np.repeat(np.arange(3), COUNTS)
         ("drs", Method("drs", sampling="drs")),
         ("git", Method("git", sampling="drs", generates=True)),
         ("git+erm", Method("git+erm", generates=True)),
+        ("factors", Method("factors", sampling="drs", factors=True)),
+        ("drs+factors", Method("drs+factors", sampling="drs", factors=True)),
         ("ldam+drs", Method("ldam+drs", loss="ldam", sampling="drs")),
         ("git+ldam", Method("git+ldam", loss="ldam", sampling="drs", generates=True)),
         ("ldam+drw", Method("ldam+drw", loss="ldam", weighting="drw")),
@@ -38,6 +40,7 @@ def test_a_method_is_a_sum_of_names(key: str, expected: Method) -> None:
         ("focal+ldam", "two losses"),
         ("drs+erm", "two samplings"),
         ("", "unknown"),
+        ("git+factors", "take the place"),
     ],
 )
 def test_a_bad_method_is_named(key: str, reason: str) -> None:
@@ -51,6 +54,14 @@ def test_the_schedule_of_git_is_the_papers() -> None:
     stages = [git.stage(epoch, 160, 161) for epoch in range(200)]
     assert [s[1] for s in stages] == ["erm"] * 160 + ["class_balanced_sampling"] * 40
     assert [s[3] for s in stages] == [False] * 161 + [True] * 39
+
+
+def test_factors_have_the_schedule_of_git() -> None:
+    git, factors = (parse_method(key) for key in ("git", "drs+factors"))
+    for epoch in range(8):
+        ours, theirs = factors.stage(epoch, 4, 5), git.stage(epoch, 4, 5)
+        assert bool(ours[3]) == theirs[3] and ours[1] == theirs[1]
+        assert (ours == theirs) == (epoch < 5)  # shared with git until something is replaced
 
 
 def test_methods_share_their_epochs_until_they_differ() -> None:

@@ -115,7 +115,7 @@ def test_a_run_continues_and_ends_in_the_same_result(tmp_path, monkeypatch):
 
     config = _config(tmp_path / "parts", networks=("batch_norm", "whitened+sample"))
     trained = []
-    original = whitening._Training.run
+    original = whitening.Training.run
 
     def counted(self, rate, seed, label):
         if len(trained) == 1:
@@ -124,7 +124,7 @@ def test_a_run_continues_and_ends_in_the_same_result(tmp_path, monkeypatch):
         trained.append(label)
         return original(self, rate, seed, label)
 
-    monkeypatch.setattr(whitening._Training, "run", counted)
+    monkeypatch.setattr(whitening.Training, "run", counted)
     with pytest.raises(KeyboardInterrupt):
         run(config)
     stored = json.loads((tmp_path / "parts" / "results.json").read_text())

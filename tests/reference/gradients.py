@@ -118,6 +118,27 @@ class Passes(StepModel):
         return self._gradients_step(inputs, factors)
 
 
+class _Objective(StepModel):
+    def __init__(self, layer: Any, objective: Callable[[], Any]):
+        super().__init__(seed=0)
+        self.network, self.objective = layer, objective
+        self.built = True
+        self.compile(optimizer="sgd")
+        self.optimizer.build(self.trainable_variables)
+
+    def gradients(self) -> list[Any]:
+        """Gradients of the objective for the trainable variables."""
+        recorder = GradientRecorder()
+        self.minimize(lambda: (self.objective(), {}), self.network.trainable_variables, recorder)
+        return recorder.gradients
+
+
+def gradients_of(objective: Callable[[], Any], layer: Any) -> np.ndarray:
+    """Gradient of a scalar function without arguments for the layer's first trainable variable."""
+    model = _Objective(layer, objective)
+    return Step(model, model.gradients)()[0]
+
+
 class Probe(StepModel):
     """A classifier, its loss and its gradients, one batch at a time."""
 

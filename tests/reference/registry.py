@@ -169,6 +169,7 @@ def run_file(path: str | pathlib.Path) -> list[Result]:
     except Exception as error:  # zipfile, zlib, OSError, ValueError: all mean "not readable"
         raise ValueError(f"{path}: cannot be read as .npz without pickle: {error}") from error
     config = json.loads(str(arrays["config_json"])) if "config_json" in arrays else {}
+    config["path"] = str(path)  # for families whose inputs are in another file beside it
 
     results: list[Result] = []
     done: set[str] = set()
