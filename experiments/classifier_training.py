@@ -15,12 +15,12 @@ from absl import logging
 from keras import ops
 
 import keras_git as kg
-from experiments.generator_training import SOURCES
-from experiments.methods import Method
+from experiments.generator_training import SECOND_STAGE, SOURCES
 from experiments.progress import Progress, ShowProgress, reports
 from experiments.results_folder import ResultsFolder
 from keras_git import backend
 from keras_git.errors import InputError
+from keras_git.recipes import Recipe
 
 AUGMENTATIONS = {
     "none": None,
@@ -55,6 +55,23 @@ def make_network(
     """
     mean, std = statistics
     arguments = {"mean": mean, "std": std, "seed": seed}
+    with _dtype_policy(config.precision):
+        return _make_network(config, dataset, head, arguments)
+
+
+@contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _make_network(
+    config: Any, dataset: kg.data.ImageDataset, head: str, arguments: dict[str, Any]
+) -> keras.Model:
     if config.width is not None:
         arguments["width"] = config.width
     if config.architecture == "four_conv":
@@ -69,8 +86,15 @@ def make_network(
     return make(dataset.image_shape, dataset.num_classes, config.depth, head=head, **arguments)
 
 
-def make_schedule(config: Any, steps_per_epoch: int) -> Any:
-    """Warm-up, then two drops, by epoch; Keras counts every batch as an iteration."""
+def make_schedule(config: Any, steps_per_epoch: int, recipe: Recipe | None = None) -> Any:
+    """Warm-up, then two drops, by epoch, or what the recipe says.
+
+    Keras counts every batch as an iteration.
+    """
+    if recipe is not None and recipe.learning_rate is not None:
+        return recipe.learning_rate(
+            config.learning_rate, steps_per_epoch, config.epochs, config.warmup_epochs
+        )
     return kg.optimizers.WarmUpStep(
         config.learning_rate,
         steps_per_epoch,
@@ -80,14 +104,22 @@ def make_schedule(config: Any, steps_per_epoch: int) -> Any:
     )
 
 
-def make_optimizer(config: Any, steps_per_epoch: int) -> Any:
+def make_optimizer(config: Any, steps_per_epoch: int, recipe: Recipe | None = None) -> Any:
     """SGD with the decay coupled into the gradient."""
+    return _sgd(
+        config, make_schedule(config, steps_per_epoch, recipe), recipe and recipe.ema_momentum
+    )
+
+
+def _sgd(config: Any, learning_rate: Any, ema_momentum: float | None = None) -> Any:
     accumulation = config.gradient_accumulation
+    average = {} if ema_momentum is None else {"use_ema": True, "ema_momentum": ema_momentum}
     return kg.optimizers.SGD(
-        make_schedule(config, steps_per_epoch),
+        learning_rate,
         momentum=config.momentum,
         l2=config.l2,
         gradient_accumulation_steps=accumulation if accumulation > 1 else None,
+        **average,
     )
 
 
@@ -96,7 +128,9 @@ class Logits:
 
     def __init__(self, network: keras.Model, batch_size: int) -> None:
         self._batch_size = batch_size
-        self._run = backend.compiled(lambda x: network(x, training=False), network.variables)
+        self._run = backend.compiled(
+            lambda x: ops.cast(network(x, training=False), "float32"), network.variables
+        )
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         outputs = []
@@ -131,12 +165,17 @@ class Trained:
     @contextmanager
     def selected_weights(self) -> Iterator[None]:
         """The network has the weights of the selected epoch as long as this lasts."""
-        last = [ops.convert_to_numpy(variable) for variable in self.network.variables]
+        last = _values(self.network.variables)
         _assign(self.network, self.selected)
         try:
             yield
         finally:
             _assign(self.network, last)
+
+
+def _values(variables: Sequence[Any]) -> list[np.ndarray]:
+    """Copies: on JAX the next step gives the variables' own arrays away."""
+    return [ops.convert_to_numpy(variable) for variable in variables]
 
 
 def _assign(network: keras.Model, weights: Sequence[Any]) -> None:
@@ -160,10 +199,26 @@ class _EndOfEpoch(keras.callbacks.Callback):
 
 
 class _Job:
-    """One training: method, seed, and what is known of it so far."""
+    """One training: method, seed, and what is known of it so far.
 
-    def __init__(self, method: Method, seed: int, model: Any, best: list[Any]) -> None:
+    Attributes:
+        learning_rate: function of the 0-based epoch, for the history.
+        path: of its checkpoint.
+        first_epoch: number of its first epoch in the history.
+    """
+
+    def __init__(
+        self,
+        method: Recipe,
+        seed: int,
+        model: Any,
+        best: list[Any],
+        learning_rate: Any,
+        path: Path,
+        first_epoch: int = 0,
+    ) -> None:
         self.method, self.seed, self.model, self.best = method, seed, model, best
+        self.learning_rate, self.path, self.first_epoch = learning_rate, path, first_epoch
         self.progress: dict[str, Any] = {"epoch": 0, "history": [], "seconds": 0.0}
         self.shared: dict[int, Path] = {}
 
@@ -207,33 +262,52 @@ class ClassifierTrainer:
         self._models: dict[Any, Any] = {}
         self._banks: dict[bool, kg.training.GeneratorBank] = {}
 
-    def train(self, method: Method, seed: int, methods: Sequence[Method]) -> Trained:
+    def train(self, method: Recipe, seed: int, methods: Sequence[Recipe]) -> Trained:
         """Trains `method`; `methods` are all of the run, whose common epochs are to be kept."""
         config = self.config
         model, logits, best = self._model(method)
-        job = _Job(method, seed, model, best)
+        path = self.folder.checkpoints / f"classifier_{method.name}_seed{seed}.npz"
+        job = _Job(method, seed, model, best, make_schedule(config, 1, method), path)
         self._reset(job)
         self._resume(job, methods)
+        stream = self._stream(method, seed)
+        steps = stream.steps_per_epoch
         with Progress(
-            f"{method.key}, seed {seed}",
-            config.epochs * self._stream(method, seed).steps_per_epoch,
-            job.progress["epoch"] * self._stream(method, seed).steps_per_epoch,
+            f"{method.name}, seed {seed}", config.epochs * steps, job.progress["epoch"] * steps
         ) as shown:
-            generation = config.generation_epoch if method.replaces else config.epochs
-            for stop, generates in ((generation, False), (config.epochs, True)):
+            first = config.epochs
+            if method.replaces or method.source_sampling is not None:
+                first = config.generation_epoch if method.replaces else 0
+            for stop, second_stream in ((first, False), (config.epochs, True)):
                 if job.progress["epoch"] < stop:
-                    self._fit(job, stop, generates, shown)
-        best_weights = [ops.convert_to_numpy(v) for v in best] if best else None
-        return Trained(model.network, logits, job.progress, best_weights)
+                    self._fit(
+                        job, stream, stop, shown, self._sources(job) if second_stream else None
+                    )
+        self._finish(job)
+        return Trained(model.network, logits, job.progress, self._selected(job))
 
-    def _fit(self, job: _Job, stop: int, generates: bool, shown: Progress) -> None:
-        stream = self._stream(job.method, job.seed)
+    def _fit(
+        self,
+        job: _Job,
+        stream: kg.data.Stream,
+        stop: int,
+        shown: Progress,
+        sources: kg.data.Stream | None = None,
+    ) -> None:
         start = job.progress["epoch"]
+        callbacks = [_EndOfEpoch(self, job), ShowProgress(shown)]
+        if self.config.data_on_device:
+            kg.training.fit_on_device(
+                job.model,
+                stream,
+                sources=sources,
+                initial_epoch=start,
+                epochs=stop,
+                callbacks=callbacks,
+            )
+            return
         data = kg.data.training_data(
-            stream,
-            sources=self._sources(job) if generates else None,
-            initial_epoch=start,
-            pipeline=self.config.pipeline,
+            stream, sources=sources, initial_epoch=start, pipeline=self.config.pipeline
         )
         job.model.fit(
             data,
@@ -242,17 +316,88 @@ class ClassifierTrainer:
             epochs=stop,
             verbose=0,
             shuffle=False,
-            callbacks=[_EndOfEpoch(self, job), ShowProgress(shown)],
+            callbacks=callbacks,
         )
 
-    def _stream(self, method: Method, seed: int) -> kg.data.Stream:
+    def _finish(self, job: _Job) -> None:
+        """What a recipe does to the network after the last epoch."""
+        method, network = job.method, job.model.network
+        if method.ema_momentum is not None:
+            kg.training.use_averaged_weights(job.model)
+            kg.training.refresh_batch_normalization(
+                network, self.dataset.images, batch_size=self.config.evaluation_batch_size
+            )
+        if method.second_stage is not None:
+            self._second_stage(job)
+        if method.post_hoc is not None:
+            method.post_hoc(network, self.dataset.class_counts)
+
+    def _second_stage(self, job: _Job) -> None:
+        config, method = self.config, job.method
+        stage = method.second_stage
+        # A network of its own: what is frozen in it must not be so in the next training.
+        network = self._network(method, job.seed)
+        _assign(network, _values(job.model.network.variables))
+        trained = stage.begin(network, job.seed)
+        model = kg.training.Classifier(trained, seed=job.seed)
+        seed = (job.seed, SECOND_STAGE)
+        stream = kg.data.Stream(
+            self.dataset,
+            kg.data.sampler(stage.sampling, self.dataset.labels, seed),
+            config.batch_size,
+            augmentation=AUGMENTATIONS[config.augmentation],
+            seed=seed,
+            drop_remainder=config.drop_remainder,
+        )
+        epochs, steps = config.second_stage_epochs, stream.steps_per_epoch
+
+        def learning_rate(steps: int) -> Any:
+            return keras.optimizers.schedules.CosineDecay(config.learning_rate, epochs * steps)
+
+        model.compile(
+            _sgd(config, learning_rate(steps)),
+            kg.losses.CrossEntropy(),
+            metrics=[kg.metrics.LabelAccuracy(name="accuracy")],
+        )
+        path = job.path.with_name(f"{job.path.stem}_second_stage.npz")
+        second = _Job(method, job.seed, model, [], learning_rate(1), path, config.epochs)
+        second.progress = kg.training.load_checkpoint(path, second.variables) or second.progress
+        done = second.progress["epoch"]
+        with Progress(
+            f"{method.name}, seed {job.seed}, second stage", epochs * steps, done * steps
+        ) as shown:
+            if done < epochs:
+                self._fit(second, stream, epochs, shown)
+        stage.end(trained, network)
+        _assign(job.model.network, _values(network.variables))
+        for name in ("history", "seconds"):
+            job.progress[name] += second.progress[name]
+
+    def _selected(self, job: _Job) -> list[Any] | None:
+        """Weights of the epoch that was best on the validation images, after a post-hoc step.
+
+        None for what is trained on, or averaged, after the last epoch.
+        """
+        method, network = job.method, job.model.network
+        if not job.best or method.second_stage is not None or method.ema_momentum is not None:
+            return None
+        selected = _values(job.best)
+        if method.post_hoc is not None:
+            last = _values(network.variables)
+            _assign(network, selected)
+            method.post_hoc(network, self.dataset.class_counts)
+            selected = _values(network.variables)
+            _assign(network, last)
+        return selected
+
+    def _stream(self, method: Recipe, seed: int) -> kg.data.Stream:
         config = self.config
         dataset, transform = self.dataset, None
         if method.oracle and self.oracle is not None:
             dataset, transform = self.oracle
         return kg.data.Stream(
             dataset,
-            method.sampler(self.dataset.labels, seed, config.defer_epoch),
+            method.make_sampler(self.dataset.labels, seed, config.schedule),
             config.batch_size,
             augmentation=AUGMENTATIONS[config.augmentation],
             seed=seed,
@@ -263,7 +408,17 @@ class ClassifierTrainer:
     def _sources(self, job: _Job) -> kg.data.Stream:
         config, seed = self.config, (job.seed, SOURCES)
         dataset = self.dataset
-        sampler = job.method.sampler(dataset.labels, seed, config.defer_epoch)
+        own = job.method.make_source_sampler(dataset.labels, seed, config.schedule)
+        if own is not None:
+            return kg.data.Stream(
+                dataset,
+                own,
+                config.batch_size,
+                augmentation=AUGMENTATIONS[config.augmentation],
+                seed=seed,
+                drop_remainder=True,
+            )
+        sampler = job.method.make_sampler(dataset.labels, seed, config.schedule)
         if config.generator_bank:
             bank = self._bank_of_images(job.method)
             keep = self._keep_probability() if config.rejected == "source" else None
@@ -284,13 +439,14 @@ class ClassifierTrainer:
         counts, threshold = self.dataset.class_counts, self.config.keep_threshold
         return kg.training.keep_probability(counts, threshold)
 
-    def _bank_of_images(self, method: Method) -> kg.training.GeneratorBank:
-        if method.factors not in self._banks:
+    def _bank_of_images(self, method: Recipe) -> kg.training.GeneratorBank:
+        factors = bool(method.factors)
+        if factors not in self._banks:
             name = "factors_bank" if method.factors else "generator_bank"
             skip = self._keep_probability() == 0
             with reports(name.replace("_", " ")) as progress:
-                self._banks[method.factors] = kg.training.generator_bank(
-                    self._generators[method.factors],
+                self._banks[factors] = kg.training.generator_bank(
+                    self._generators[factors],
                     self.dataset,
                     self.config.generator_bank,
                     skip_classes=skip,
@@ -298,23 +454,20 @@ class ClassifierTrainer:
                     path=self.folder.checkpoints / f"{name}.npy",
                     progress=progress,
                 )
-        return self._banks[method.factors]
+        return self._banks[factors]
 
-    def _model(self, method: Method) -> tuple[Any, Logits, list[Any]]:
+    def _model(self, method: Recipe) -> tuple[Any, Logits, list[Any]]:
         """Model, logits and room for the selected weights; one for all methods that can share."""
-        weights = method.class_weights(self.dataset.class_counts, self.config.defer_epoch)
-        # The plain steps of erm, drs and git are the same.
-        key = (method.loss, method.weighting, method.oracle, method.factors)
-        generator = self._generators[method.factors]
+        key = method.step_key()  # the plain steps of erm, drs and git are the same
+        generator = self._generators[bool(method.factors)]
         if key not in self._models:
             config = self.config
+            arguments = method.step_arguments(self.dataset.class_counts, config.schedule)
             network = self._network(method, 0)
             if method.oracle and self.oracle is not None:
-                model = kg.training.Classifier(
-                    network, class_weights=weights, transform=self.oracle[1]
-                )
-            elif generator is None:
-                model = kg.training.Classifier(network, class_weights=weights)
+                model = kg.training.Classifier(network, transform=self.oracle[1], **arguments)
+            elif generator is None or method.source_sampling is not None:
+                model = kg.training.Classifier(network, **arguments)
             else:
                 # The draws from a bank decide themselves what stands for an image not kept.
                 decided = config.generator_bank and config.rejected == "source"
@@ -325,13 +478,13 @@ class ClassifierTrainer:
                     generated_fraction=config.generated_fraction,
                     keep_threshold=None if decided else config.keep_threshold,
                     rejected=config.rejected,
-                    class_weights=weights,
+                    **arguments,
                 )
             stream = self._stream(method, 0)
             model.compile(
-                make_optimizer(config, stream.steps_per_epoch),
+                make_optimizer(config, stream.steps_per_epoch, method),
                 method.make_loss(self.dataset.class_counts),
-                metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+                metrics=[kg.metrics.LabelAccuracy(name="accuracy")],
             )
             model.optimizer.build(model.trainable_variables)
             best: list[Any] = []
@@ -341,14 +494,16 @@ class ClassifierTrainer:
             self._models[key] = model, logits, best
         return self._models[key]
 
-    def _network(self, method: Method, seed: int) -> keras.Model:
-        return make_network(self.config, self.dataset, self._statistics, method.head, seed)
+    def _network(self, method: Recipe, seed: int) -> keras.Model:
+        return make_network(
+            self.config, self.dataset, self._statistics, method.head_of_network, seed
+        )
 
-    def check(self, method: Method) -> None:
+    def check(self, method: Recipe) -> None:
         """Makes all that a method needs but its training, so that bad settings show at once."""
         if method.oracle and self.oracle is None:
             raise InputError(
-                f"method {method.key!r} needs images before their nuisance, and the nuisance, "
+                f"method {method.name!r} needs images before their nuisance, and the nuisance, "
                 "which this dataset does not offer; experiments.k49_lt has both"
             )
         stream = self._stream(method, 0)
@@ -359,8 +514,9 @@ class ClassifierTrainer:
                 f"which {self.config.devices} devices cannot divide evenly; add --drop_remainder"
             )
         self._network(method, 0)
-        make_optimizer(self.config, stream.steps_per_epoch)
+        make_optimizer(self.config, stream.steps_per_epoch, method)
         method.make_loss(self.dataset.class_counts)
+        method.step_arguments(self.dataset.class_counts, self.config.schedule)
         if method.replaces:
             self._keep_probability()
 
@@ -368,55 +524,48 @@ class ClassifierTrainer:
         """Sets a model back to the start of a training with this seed."""
         model = job.model
         fresh = self._network(job.method, job.seed)
-        _assign(model.network, [ops.convert_to_numpy(variable) for variable in fresh.variables])
+        _assign(model.network, _values(fresh.variables))
         for variable in model.optimizer.variables:
             variable.assign(np.zeros(variable.shape, variable.dtype))
         seeds = keras.random.SeedGenerator(job.seed)
         model.seed_generator.state.assign(seeds.state)
 
-    def _resume(self, job: _Job, methods: Sequence[Method]) -> None:
+    def _resume(self, job: _Job, methods: Sequence[Recipe]) -> None:
         """Loads the own checkpoint, or else the longest run of epochs shared with another method.
 
         Decides also at which epochs this training has to leave its state for later methods.
         """
         config = self.config
-        own = self._path(job)
         stages = self._stages(job.method)
         common: set[int] = set()
         for other in methods:
-            if other.key != job.method.key:
+            if other.name != job.method.name:
                 theirs = self._stages(other)
                 same = [a == b for a, b in zip(stages, theirs, strict=True)]
                 common.add(same.index(False) if False in same else config.epochs)
         job.shared = {epoch: self._shared_path(job, stages[:epoch]) for epoch in common if epoch}
-        progress = kg.training.load_checkpoint(own, job.variables)
+        progress = kg.training.load_checkpoint(job.path, job.variables)
         if progress is None:
             for epoch in sorted(job.shared, reverse=True):
                 progress = kg.training.load_checkpoint(job.shared[epoch], job.variables)
                 if progress is not None:
                     logging.info(
                         "%s, seed %d: shares its first %d epochs with another method",
-                        job.method.key,
+                        job.method.name,
                         job.seed,
                         epoch,
                     )
                     break
         else:
             logging.info(
-                "%s, seed %d: continues at epoch %d", job.method.key, job.seed, progress["epoch"]
+                "%s, seed %d: continues at epoch %d", job.method.name, job.seed, progress["epoch"]
             )
         if progress is not None:
             job.progress = progress
 
-    def _stages(self, method: Method) -> list[Any]:
+    def _stages(self, method: Recipe) -> list[Any]:
         config = self.config
-        return [
-            method.stage(epoch, config.defer_epoch, config.generation_epoch)
-            for epoch in range(config.epochs)
-        ]
-
-    def _path(self, job: _Job) -> Path:
-        return self.folder.checkpoints / f"classifier_{job.method.key}_seed{job.seed}.npz"
+        return [method.stage(epoch, config.schedule) for epoch in range(config.epochs)]
 
     def _shared_path(self, job: _Job, stages: list[Any]) -> Path:
         digest = hashlib.sha256(repr(stages).encode()).hexdigest()[:12]
@@ -425,23 +574,23 @@ class ClassifierTrainer:
     def finish_epoch(self, job: _Job, epoch: int, logs: dict[str, Any], seconds: float) -> None:
         """Records an epoch and saves the state after it."""
         row = {
-            "epoch": epoch,
-            "learning_rate": float(ops.convert_to_numpy(make_schedule(self.config, 1)(epoch))),
+            "epoch": job.first_epoch + epoch,
+            "learning_rate": float(ops.convert_to_numpy(job.learning_rate(epoch))),
             "loss": float(logs["loss"]),
             "accuracy": float(logs["accuracy"]),
         }
         if not np.isfinite(row["loss"]):
             raise InputError(
-                f"{job.method.key}, seed {job.seed}: the loss became NaN in epoch {epoch}; lower "
+                f"{job.method.name}, seed {job.seed}: the loss became NaN in epoch {epoch}; lower "
                 "--learning_rate and name a new output_dir (what was finished is kept)"
             )
         progress = job.progress
-        if self.validation is not None:
+        if job.best:
             self._select(job, epoch, row)
         progress["history"].append(row)
         progress["epoch"] = epoch + 1
         progress["seconds"] += seconds
-        kg.training.save_checkpoint(self._path(job), job.variables, progress)
+        kg.training.save_checkpoint(job.path, job.variables, progress)
         if epoch + 1 in job.shared and not job.shared[epoch + 1].exists():
             kg.training.save_checkpoint(job.shared[epoch + 1], job.variables, progress)
 

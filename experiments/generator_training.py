@@ -16,7 +16,7 @@ from experiments.results_folder import ResultsFolder
 from keras_git.errors import InputError
 
 # Independent streams of random numbers made from one seed.
-IMAGES, SOURCES, STYLES = 11, 12, 13
+IMAGES, SOURCES, STYLES, SECOND_STAGE = 11, 12, 13, 14
 _GRID_CONTENTS, _GRID_STYLES = 12, 6
 
 

@@ -28,7 +28,6 @@ import keras_git as kg
 from experiments import command_line, settings, stages
 from experiments.classifier_training import Logits
 from experiments.command_line import option
-from experiments.methods import Method, parse_method
 from experiments.model_card import model_card
 from experiments.progress import reports
 from experiments.results_folder import ResultsFolder, to_json
@@ -38,6 +37,7 @@ from keras_git.auditing import AuditResult, join_results
 from keras_git.data.image_folder import split_folders
 from keras_git.errors import InputError
 from keras_git.files import replacement, write_atomically
+from keras_git.recipes import Recipe
 from keras_git.transforms import LADDERS
 
 _TRAINING_STEPS = 4000
@@ -166,7 +166,7 @@ def prepared(config: Config) -> Config:
             f"--image_size={','.join(map(str, config.image_size))}: use one side or height,width, "
             "8 or more"
         )
-    generates = any(parse_method(key).generates for key in config.methods)
+    generates = any(kg.recipes.get(key).generates for key in config.methods)
     if generates and any(not 16 <= side <= 64 for side in config.image_size):
         raise InputError(
             f"--image_size={','.join(map(str, config.image_size))}: the generator takes 16 to 64 "
@@ -352,14 +352,14 @@ def _write_unreadable(unreadable: Sequence[tuple[str, str]], folder: ResultsFold
     folder.write_table("unreadable.csv", ("path", "reason"), rows)
 
 
-def _network(folder: ResultsFolder, method: Method, seed: int) -> keras.Model:
-    path = folder.models / f"classifier_{method.key}_seed{seed}.keras"
+def _network(folder: ResultsFolder, method: Recipe, seed: int) -> keras.Model:
+    path = folder.models / f"classifier_{method.name}_seed{seed}.keras"
     return keras.models.load_model(path, compile=False)
 
 
 def _audit(
     config: Config,
-    methods: Sequence[Method],
+    methods: Sequence[Recipe],
     splits: kg.data.Splits,
     folder: ResultsFolder,
     seed: int,
@@ -380,14 +380,14 @@ def _audit(
         )
     found = []
     for method in methods:
-        path = folder.checkpoints / f"audit_{method.key}_seed{seed}.json"
+        path = folder.checkpoints / f"audit_{method.name}_seed{seed}.json"
         if not path.exists():
             network = _network(folder, method, seed)
             if method.logit_scale != 1.0:
                 network = keras.Model(network.inputs, network.outputs[0] * method.logit_scale)
-            with reports(f"audit of {method.key}") as progress:
+            with reports(f"audit of {method.name}") as progress:
                 kg.audit(
-                    {method.key: network},
+                    {method.name: network},
                     splits.test,
                     _QUICK_AUDIT if config.quick else None,
                     class_counts=splits.train.class_counts,
@@ -416,7 +416,7 @@ def _audit_images(config: Config, test: kg.data.ImageDataset) -> int:
 
 def _export(
     config: Config,
-    methods: Sequence[Method],
+    methods: Sequence[Recipe],
     images: kg.data.ImageFolder,
     splits: kg.data.Splits,
     folder: ResultsFolder,
@@ -427,7 +427,7 @@ def _export(
         method, seed = max(scores, key=lambda pair: scores[pair])
     else:
         method, seed = methods[-1], config.seeds[0]
-        logging.info("no validation images: the last method, %s, is exported", method.key)
+        logging.info("no validation images: the last method, %s, is exported", method.name)
     network = _network(folder, method, seed)
     model = kg.export.with_preprocessing(network, logit_scale=method.logit_scale)
     target = folder.path / "export"
@@ -439,10 +439,10 @@ def _export(
     probabilities = _probabilities(opened, splits.test.images, config.evaluation_batch_size)
     accuracy = float(np.mean(probabilities.argmax(-1) == splits.test.labels))
     return {
-        "method": method.key,
+        "method": method.name,
         "seed": seed,
         "validation": {
-            f"{m.key}_seed{s}": {"balanced_accuracy": score[0], "log_likelihood": score[1]}
+            f"{m.name}_seed{s}": {"balanced_accuracy": score[0], "log_likelihood": score[1]}
             for (m, s), score in scores.items()
         },
         "test_accuracy": accuracy,
@@ -453,12 +453,12 @@ def _export(
 
 def _validation_scores(
     config: Config,
-    methods: Sequence[Method],
+    methods: Sequence[Recipe],
     validation: kg.data.ImageDataset | None,
     folder: ResultsFolder,
-) -> dict[tuple[Method, int], tuple[float, float]]:
+) -> dict[tuple[Recipe, int], tuple[float, float]]:
     """Balanced accuracy and, for ties, balanced log-likelihood of each classifier."""
-    scores: dict[tuple[Method, int], tuple[float, float]] = {}
+    scores: dict[tuple[Recipe, int], tuple[float, float]] = {}
     if validation is None:
         return scores
     labels = validation.labels

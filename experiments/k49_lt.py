@@ -29,7 +29,6 @@ import keras_git as kg
 from experiments import command_line
 from experiments.command_line import option
 from experiments.measurement import first_per_class
-from experiments.methods import NAMES, Method
 from experiments.report import write_report
 from experiments.results_folder import ResultsFolder
 from experiments.settings import TRANSFORMS, TrainingConfig, decisive_settings, quick_training
@@ -45,6 +44,7 @@ from experiments.version_summary import (
 )
 from keras_git.data import k49
 from keras_git.errors import InputError
+from keras_git.recipes import NAMES, Recipe
 
 # Training seeds of different versions must differ: seed * _SEED_STEP + version.
 _SEED_STEP = 1000
@@ -155,7 +155,7 @@ def share(versions: list[int], shard: str | None) -> list[int]:
     return versions[int(found[1]) - 1 :: int(found[2])]
 
 
-def checked(config: Config) -> tuple[Config, list[Method], list[int]]:
+def checked(config: Config) -> tuple[Config, list[Recipe], list[int]]:
     """Fills in defaults and checks what can be checked without data.
 
     Returns:
@@ -259,7 +259,7 @@ def _study(config: Config) -> kg.data.K49LongTail:
 
 def _run_version(
     config: Config,
-    methods: list[Method],
+    methods: list[Recipe],
     study: kg.data.K49LongTail,
     version: int,
     folder: ResultsFolder,
@@ -287,7 +287,7 @@ def _run_version(
             oracle=(made.untransformed, study.transform),
         )
         # In the order of the command, whatever order the run was interrupted in.
-        results["methods"] = {method.key: results["methods"][method.key] for method in methods}
+        results["methods"] = {method.name: results["methods"][method.name] for method in methods}
         summarize(results)
         results.update(
             version=version,

@@ -13,8 +13,8 @@ import keras
 
 import keras_git as kg
 from experiments.command_line import option
-from experiments.methods import NAMES, Method, parse_method
 from keras_git.errors import InputError
+from keras_git.recipes import NAMES, Recipe
 
 TRANSFORMS = (*kg.transforms.NAMES, "generator")
 
@@ -28,6 +28,13 @@ class TrainingConfig:
         0.0, "Part of the training images for the selection of an epoch; 0: last epoch only."
     )
     pipeline: str = option("auto", "How batches are made.", ("auto", "tf_data", "numpy"))
+    data_on_device: bool = option(
+        False,
+        "Keep the images on the device and run many steps in one compiled call (not with oracle).",
+    )
+    precision: str = option(
+        "float32", "Precision of the classifier.", ("float32", "mixed_bfloat16")
+    )
     distribution: str = option(
         "none",
         "data_parallel divides each batch among all devices of this machine (not on PyTorch).",
@@ -57,6 +64,9 @@ class TrainingConfig:
     first_decay_factor: float = option(1e-2, "Factor of the learning rate after the first decay.")
     second_decay_factor: float = option(1e-4, "Factor of the learning rate after the second.")
     warmup_epochs: int = option(5, "Epochs of linear warm-up.")
+    second_stage_epochs: int = option(
+        10, "Further epochs of the head alone, of the methods with crt or lws."
+    )
     batch_size: int = option(128, "Images per step.")
     drop_remainder: bool = option(False, "Leave out the last, smaller batch of an epoch.")
     learning_rate: float = option(0.1, "Base learning rate.")
@@ -152,6 +162,11 @@ class TrainingConfig:
     quick: bool = option(False, "Smoke test: every stage, tiny sizes, meaningless results.")
 
     @property
+    def schedule(self) -> kg.recipes.Schedule:
+        """When things happen in a training."""
+        return kg.recipes.Schedule(self.epochs, self.defer_epoch, self.generation_epoch)
+
+    @property
     def source_batch_size(self) -> int:
         """Images per step to generate from."""
         return max(int(self.generated_fraction * self.batch_size), 1)
@@ -205,6 +220,7 @@ def quick_training(config: AnyConfig) -> AnyConfig:
         defer_epoch=1,
         first_decay_epoch=1,
         second_decay_epoch=2,
+        second_stage_epochs=1,
         generation_delay=1,
         keep_threshold=config.keep_threshold and 12,
         generator_steps=20,
@@ -247,7 +263,7 @@ def check_values(config: TrainingConfig) -> None:
     positive = ("epochs", "batch_size", "depth", "generator_steps", "invariance_samples",
                 "invariance_images", "generator_checkpoint_steps", "generator_batch_size",
                 "generator_picture_steps", "evaluation_batch_size", "gradient_accumulation",
-                "largest_class", "factors_per_set")  # fmt: skip
+                "largest_class", "factors_per_set", "second_stage_epochs")  # fmt: skip
     not_negative = ("defer_epoch", "generation_delay", "generator_bank", "recognition_epochs",
                     "data_seed", "generator_seed", "warmup_epochs")  # fmt: skip
     for least, names in ((1, positive), (0, not_negative)):
@@ -278,7 +294,7 @@ def check_values(config: TrainingConfig) -> None:
     if not config.methods or len(set(config.methods)) < len(config.methods):
         raise InputError("--methods: name at least one method, and each once")
     for key in config.methods:
-        parse_method(key)
+        kg.recipes.get(key)
     for name in config.invariance_transforms:
         if name not in TRANSFORMS:
             raise InputError(
@@ -291,7 +307,7 @@ def check_values(config: TrainingConfig) -> None:
         file = getattr(config, name)
         if file and not Path(file).is_file():
             raise InputError(f"--{name}={file}: no such file")
-    needs_factors = any(parse_method(key).factors for key in config.methods)
+    needs_factors = any(kg.recipes.get(key).factors for key in config.methods)
     if needs_factors and not config.augment_from_factors:
         raise InputError(
             "a method with factors needs --augment_from_factors, the table that "
@@ -305,7 +321,7 @@ def check_values(config: TrainingConfig) -> None:
 
 def checked(
     config: AnyConfig, shrink: Callable[[AnyConfig], AnyConfig], *, own_validation: bool = False
-) -> tuple[AnyConfig, list[Method]]:
+) -> tuple[AnyConfig, list[Recipe]]:
     """Fills in defaults and checks what can be checked without data.
 
     Args:
@@ -331,17 +347,16 @@ def checked(
             f"--generator_picture_steps={config.generator_picture_steps}: use a multiple of "
             f"--generator_checkpoint_steps, {config.generator_checkpoint_steps}"
         )
-    methods = [parse_method(key) for key in config.methods]
+    methods = [kg.recipes.get(key) for key in config.methods]
     for method in methods:
-        defers = method.sampling == "drs" or method.weighting == "drw"
-        if defers and config.defer_epoch >= config.epochs:
+        if method.defers and config.defer_epoch >= config.epochs:
             raise InputError(
-                f"--defer_epoch={config.defer_epoch}: {method.key} would never defer in "
+                f"--defer_epoch={config.defer_epoch}: {method.name} would never defer in "
                 f"{config.epochs} epochs; use less"
             )
         if method.replaces and config.generation_epoch >= config.epochs:
             raise InputError(
-                f"--generation_delay={config.generation_delay}: {method.key} would never generate "
+                f"--generation_delay={config.generation_delay}: {method.name} would never generate "
                 f"in {config.epochs} epochs; use less"
             )
     if config.first_decay_epoch >= config.second_decay_epoch:
@@ -357,7 +372,7 @@ def checked(
     return config, methods
 
 
-def _check_distribution(config: TrainingConfig, methods: list[Method]) -> None:
+def _check_distribution(config: TrainingConfig, methods: list[Recipe]) -> None:
     """Raises InputError for what several devices cannot do or divide."""
     devices = config.devices
     if devices == 1:
@@ -392,6 +407,13 @@ def decisive_settings(config: TrainingConfig) -> dict[str, Any]:
         settings.pop(name, None)
     if not config.whitening:  # as in folders from before there was any
         del settings["whitening"], settings["feature_normalization"]
+    # as in folders from before there was a choice
+    if not any(kg.recipes.get(key).second_stage for key in config.methods):
+        del settings["second_stage_epochs"]
+    if not config.data_on_device:
+        del settings["data_on_device"]
+    if config.precision == "float32":
+        del settings["precision"]
     if config.distribution == "none":  # as in folders made before there was a choice
         settings.pop("distribution")
     if config.augment_from_factors:

@@ -23,12 +23,12 @@ from experiments.generator_training import (
     train_generator,
 )
 from experiments.measurement import Measurement, first_per_class, generator_quality, make_transforms
-from experiments.methods import Method, parse_method
 from experiments.report import write_report
 from experiments.results_folder import FORMAT_VERSION, ResultsFolder
 from experiments.settings import AnyConfig, LongTailConfig, TrainingConfig, decisive_settings
 from experiments.summary import per_class_rows, print_summary, summarize
 from keras_git.errors import InputError
+from keras_git.recipes import Recipe
 
 _JUDGED_PER_CLASS = 20
 _IMBALANCE_RATIO = 100.0  # the field's usual one, where nothing else is said
@@ -135,7 +135,7 @@ def invariance_images(config: TrainingConfig, splits: kg.data.Splits) -> kg.data
 
 def run_on(
     config: AnyConfig,
-    methods: Sequence[Method],
+    methods: Sequence[Recipe],
     load: Callable[[AnyConfig, Path], kg.data.Splits],
 ) -> dict[str, Any]:
     """Runs the stages on the data that `load(config, cache_dir)` gives; `config` is checked."""
@@ -149,7 +149,7 @@ def run_on(
 
 def train_and_measure(
     config: TrainingConfig,
-    methods: Sequence[Method],
+    methods: Sequence[Recipe],
     splits: kg.data.Splits,
     folder: ResultsFolder,
     started: float,
@@ -176,7 +176,7 @@ def train_and_measure(
 
 def _train_and_measure(
     config: TrainingConfig,
-    methods: Sequence[Method],
+    methods: Sequence[Recipe],
     splits: kg.data.Splits,
     folder: ResultsFolder,
     started: float,
@@ -238,7 +238,7 @@ def _train_and_measure(
 
 
 def factor_set(
-    config: TrainingConfig, methods: Sequence[Method], train: kg.data.ImageDataset
+    config: TrainingConfig, methods: Sequence[Recipe], train: kg.data.ImageDataset
 ) -> list[tuple[str, float]]:
     """The factors of the largest third of the classes: names of transformations and weights.
 
@@ -349,13 +349,13 @@ def _recognizer(
         generator_bank=0,
     )
     trainer = ClassifierTrainer(settings, dataset, None, None, folder)
-    method = dataclasses.replace(parse_method("erm"), key="recognition")
+    method = dataclasses.replace(kg.recipes.get("erm"), name="recognition")
     return trainer.train(method, config.generator_seed, []).logits
 
 
 def _classifiers(
     config: TrainingConfig,
-    methods: Sequence[Method],
+    methods: Sequence[Recipe],
     splits: kg.data.Splits,
     invariance: kg.data.ImageDataset,
     generator: keras.Model | None,
@@ -377,11 +377,11 @@ def _classifiers(
     results["images_per_class"] = measurement.images_per_class
     for seed in config.seeds:
         for method in methods:
-            entry = results["methods"].setdefault(method.key, {"seeds": {}})
+            entry = results["methods"].setdefault(method.name, {"seeds": {}})
             if str(seed) in entry["seeds"]:
                 continue
             trained = trainer.train(method, seed, methods)
-            name = f"{method.key}_seed{seed}"
+            name = f"{method.name}_seed{seed}"
             folder.write_table(f"history_{name}.csv", HISTORY_COLUMNS, trained.history)
             measured = measurement.all(trained, method.logit_scale)
             _save_classifier(config, trained.network, name, folder)

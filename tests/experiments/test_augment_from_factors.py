@@ -12,7 +12,6 @@ from keras import ops
 
 import keras_git as kg
 from experiments.cifar_lt import Config, run
-from experiments.methods import parse_method
 from experiments.stages import factor_set
 from keras_git.errors import InputError
 
@@ -41,20 +40,20 @@ def _dataset():
 
 def test_only_the_factors_of_the_large_classes_are_taken(tmp_path):
     config = Config(methods=("drs+factors",), augment_from_factors=_table(tmp_path))
-    found = factor_set(config, [parse_method("drs+factors")], _dataset())
+    found = factor_set(config, [kg.recipes.get("drs+factors")], _dataset())
     assert found == [("rotate with magnitude 9", 1.0)]
-    assert factor_set(config, [parse_method("git")], _dataset()) == []
+    assert factor_set(config, [kg.recipes.get("git")], _dataset()) == []
 
 
 def test_nothing_to_take_is_one_line(tmp_path):
     nothing = [{"class_id": 0, "transform": "invert with magnitude 5", "share": 0.2, "gain": 0.1}]
     config = Config(methods=("factors",), augment_from_factors=_table(tmp_path, nothing))
     with pytest.raises(InputError, match="no transformation explains"):
-        factor_set(config, [parse_method("factors")], _dataset())
+        factor_set(config, [kg.recipes.get("factors")], _dataset())
     only_small = [{"class_id": 5, "transform": "rotate with magnitude 9", "share": 1, "gain": 1}]
     config = Config(methods=("factors",), augment_from_factors=_table(tmp_path, only_small))
     with pytest.raises(InputError, match="no row of the classes"):
-        factor_set(config, [parse_method("factors")], _dataset())
+        factor_set(config, [kg.recipes.get("factors")], _dataset())
 
 
 @pytest.mark.slow_on("jax")

@@ -18,7 +18,6 @@ import keras_git as kg
 from experiments import k49_lt
 from experiments.classifier_training import ClassifierTrainer
 from experiments.k49_lt import Config, checked, parse_versions, run, share
-from experiments.methods import parse_method
 from experiments.results_folder import FORMAT_VERSION
 from experiments.summary import SCALARS
 from keras_git.errors import InputError
@@ -296,7 +295,7 @@ def test_the_oracle_trains_on_untransformed_images(small, archives):
         None,
         oracle=(version.untransformed, study.transform),
     )
-    oracle, erm = (trainer._stream(parse_method(key), 0) for key in ("oracle", "erm"))
+    oracle, erm = (trainer._stream(kg.recipes.get(key), 0) for key in ("oracle", "erm"))
     images, labels = oracle.batch(0, 0)
     indices, _ = oracle.plan(0, 0)
     np.testing.assert_array_equal(images, version.untransformed.images[indices])
@@ -319,7 +318,7 @@ def test_an_oracle_needs_a_known_nuisance(small, archives):
     train = kg.data.load_k49(archives).train
     trainer = ClassifierTrainer(checked(small)[0], train, None, None, None)
     with pytest.raises(InputError, match="oracle.*k49_lt has both"):
-        trainer.check(parse_method("oracle"))
+        trainer.check(kg.recipes.get("oracle"))
 
 
 QUICK = (

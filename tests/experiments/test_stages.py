@@ -10,7 +10,6 @@ import pytest
 import keras_git as kg
 from experiments import generator_training, stages
 from experiments.cifar_lt import Config
-from experiments.methods import parse_method
 from experiments.results_folder import ResultsFolder
 from keras_git.errors import InputError
 
@@ -48,7 +47,7 @@ def start(config: Config, splits: kg.data.Splits, folder: ResultsFolder) -> None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "_classifiers", stop)
         with pytest.raises(Stop):
-            stages.train_and_measure(config, [parse_method("erm")], splits, folder, 0.0)
+            stages.train_and_measure(config, [kg.recipes.get("erm")], splits, folder, 0.0)
 
 
 def test_validation_images_that_are_not_there_are_named(tmp_path, trainer):
