@@ -33,6 +33,11 @@ def are_soft(labels: Any, num_classes: int) -> bool:
     return True
 
 
+def _with_shape(labels: Any) -> Any:
+    # arrays and symbolic tensors are fine as they are
+    return labels if hasattr(labels, "shape") else ops.convert_to_tensor(labels)
+
+
 def label_probabilities(labels: Any, num_classes: int) -> Any:
     """Probability of every label.
 
@@ -46,7 +51,7 @@ def label_probabilities(labels: Any, num_classes: int) -> Any:
     Raises:
         InputError: any other shape.
     """
-    labels = ops.convert_to_tensor(labels)
+    labels = _with_shape(labels)
     if are_soft(labels, num_classes):
         return ops.cast(labels, "float32")
     indices = ops.cast(ops.reshape(labels, (-1,)), "int32")
@@ -66,7 +71,7 @@ def label_indices(labels: Any, num_classes: int) -> Any:
     Raises:
         InputError: any other shape.
     """
-    labels = ops.convert_to_tensor(labels)
+    labels = _with_shape(labels)
     if are_soft(labels, num_classes):
         return ops.cast(ops.argmax(labels, axis=-1), "int32")
     return ops.cast(ops.reshape(labels, (-1,)), "int32")

@@ -270,9 +270,8 @@ def _check_at_least_one(name: str, value: int) -> None:
 
 def _correct(labels: Any, outputs: Any) -> Any:
     """1 where the arg-max is the label, else 0: float32 `(B,)`."""
-    outputs = ops.convert_to_tensor(outputs)
     predictions = ops.cast(ops.argmax(outputs, axis=-1), "int32")
-    return ops.cast(predictions == label_indices(labels, int(outputs.shape[-1])), "float32")
+    return ops.cast(ops.equal(predictions, label_indices(labels, outputs.shape[-1])), "float32")
 
 
 @keras.saving.register_keras_serializable(package="keras_git")

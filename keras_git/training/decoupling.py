@@ -65,9 +65,9 @@ def begin_classifier_retraining(network: keras.Model, seed: int) -> None:
     head = linear_head(network)
     if seed < 0:
         raise InputError(f"seed is {seed}; give 0 or more")
-    network.trainable = True
+    end_retraining(network)
     for layer in network.layers:
-        layer.trainable = layer is head
+        _set_trainable(layer, layer is head)
     _initialize(head.kernel, head.kernel_initializer, layer_seed(seed, head.name))
     if head.use_bias:
         _initialize(head.bias, head.bias_initializer, layer_seed(seed, f"{head.name}_bias"))
@@ -79,7 +79,7 @@ def end_retraining(network: keras.Model) -> None:
     Args:
         network: after `begin_classifier_retraining` or `weight_scaling_network`; changed in place.
     """
-    network.trainable = True
+    _set_trainable(network, True)
 
 
 def weight_scaling_network(network: keras.Model) -> keras.Model:
@@ -101,7 +101,7 @@ def weight_scaling_network(network: keras.Model) -> keras.Model:
     Reference: Kang et al., ICLR 2020, section 4.1 (LWS).
     """
     head = linear_head(network)
-    network.trainable = False
+    _set_trainable(network, False)
     scale = keras.layers.EinsumDense(
         _SCALE_EQUATION,
         output_shape=(head.units,),
@@ -221,6 +221,13 @@ def _last_layer(network: keras.Model) -> keras.layers.Layer | None:
         if made is outputs[0]:
             return layer
     return None
+
+
+def _set_trainable(layer: keras.layers.Layer, value: bool) -> None:
+    # On TensorFlow, setting the value that a model has already does not reach its layers, which may
+    # have others.
+    layer.trainable = not value
+    layer.trainable = value
 
 
 def _initialize(variable: Any, initializer: Any, seed: int | None) -> None:
