@@ -15,6 +15,8 @@ SAMPLERS = (
     "class_balanced",
     "square_root",
     "effective_number",
+    "inverse_frequency",
+    "progressive",
     "deferred",
 )
 
@@ -126,6 +128,67 @@ class EffectiveNumber(Sampler):
         return mass / mass.sum()
 
 
+class InverseFrequency(Sampler):
+    """Class probability proportional to `n_c ** -power`, with replacement.
+
+    Args:
+        labels: integer array (N,).
+        seed: non-negative integer, or several.
+        power: finite; 0 balances the classes, -1 gives their frequencies, 1 reverses the ratios of
+            their sizes.
+
+    Raises:
+        InputError: if the power is not finite, or the labels are not as `Sampler` needs them.
+
+    Reference:
+        - [The Majority Can Help the Minority: Context-rich Minority Oversampling for Long-tailed
+          Classification](https://arxiv.org/abs/2112.00412), equation 1.
+    """
+
+    def __init__(self, labels: np.ndarray, seed: Seed = 0, power: float = 1.0) -> None:
+        super().__init__(labels, seed)
+        if not np.isfinite(power):
+            raise InputError(f"power is {power}; it must be a finite number")
+        self.power = float(power)
+
+    def class_probabilities(self, epoch: int) -> np.ndarray:
+        logarithms = -self.power * np.log(self.class_counts)
+        mass = np.exp(logarithms - logarithms.max())
+        return mass / mass.sum()
+
+
+class Progressive(Sampler):
+    """From the frequencies of the data in the first epoch to balanced classes in the last.
+
+    Class probability `(1 - t / T) n_c / N + (t / T) / C` in epoch t, with replacement. The paper
+    calls T the total number of epochs; here t counts from 0 and T = epochs - 1, so that both ends
+    are reached. Later epochs stay balanced; a single one is as the data.
+
+    Args:
+        labels: integer array (N,).
+        seed: non-negative integer, or several.
+        epochs: of the whole training, 1 or more.
+
+    Raises:
+        InputError: if there are no epochs, or the labels are not as `Sampler` needs them.
+
+    Reference:
+        - [Decoupling Representation and Classifier for Long-Tailed Recognition](
+          https://arxiv.org/abs/1910.09217), section 3 (progressively-balanced sampling).
+    """
+
+    def __init__(self, labels: np.ndarray, seed: Seed, epochs: int) -> None:
+        super().__init__(labels, seed)
+        if int(epochs) != epochs or epochs < 1:
+            raise InputError(f"epochs is {epochs}; it must be a whole number of 1 or more")
+        self.epochs = int(epochs)
+
+    def class_probabilities(self, epoch: int) -> np.ndarray:
+        share = min(1.0, epoch / max(1, self.epochs - 1))
+        frequencies = self.class_counts / self.class_counts.sum()
+        return (1.0 - share) * frequencies + share / self.class_counts.size
+
+
 class Deferred(Sampler):
     """One sampler, then another from an epoch on.
 
@@ -170,12 +233,18 @@ def sampler(name: str, labels: np.ndarray, seed: Seed = 0, **options: Any) -> Sa
             option `epoch` on; its options `first` and `second` name other samplers.
         labels: integer array (N,).
         seed: non-negative integer, or several.
-        **options: `beta` for `"effective_number"`; `epoch`, `first`, `second` for `"deferred"`.
+        **options: `beta` for `"effective_number"`, `power` for `"inverse_frequency"`, `epochs` for
+            `"progressive"`; `epoch`, `first`, `second` for `"deferred"`.
 
     Raises:
-        InputError: for an unknown name or option.
+        InputError: for an unknown name or option, or one that is missing.
     """
-    allowed = {"effective_number": {"beta"}, "deferred": {"epoch", "first", "second"}}
+    allowed = {
+        "effective_number": {"beta"},
+        "inverse_frequency": {"power"},
+        "progressive": {"epochs"},
+        "deferred": {"epoch", "first", "second"},
+    }
     if name not in SAMPLERS:
         raise InputError(f"unknown sampler {name!r}; use one of {', '.join(SAMPLERS)}")
     unknown = set(options) - allowed.get(name, set())
@@ -189,6 +258,12 @@ def sampler(name: str, labels: np.ndarray, seed: Seed = 0, **options: Any) -> Sa
         return SquareRoot(labels, seed)
     if name == "effective_number":
         return EffectiveNumber(labels, seed, **options)
+    if name == "inverse_frequency":
+        return InverseFrequency(labels, seed, **options)
+    if name == "progressive":
+        if "epochs" not in options:
+            raise InputError("sampler 'progressive' needs the option epochs")
+        return Progressive(labels, seed, **options)
     if "epoch" not in options:
         raise InputError("sampler 'deferred' needs the option epoch")
     first = sampler(options.get("first", "instance_balanced"), labels, seed)

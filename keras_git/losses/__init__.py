@@ -15,13 +15,19 @@ from keras_git.losses.adversarial import (
 )
 from keras_git.losses.classification import (
     LDAM,
+    VS,
     BalancedSoftmax,
     ClassificationLoss,
     CrossEntropy,
     Focal,
     LogitAdjustment,
 )
-from keras_git.losses.weights import class_balanced_weights, deferred_reweighting, ldam_margins
+from keras_git.losses.weights import (
+    class_balanced_weights,
+    deferred_reweighting,
+    inverse_frequency_weights,
+    ldam_margins,
+)
 
 NAMES = (
     "cross_entropy",
@@ -30,6 +36,7 @@ NAMES = (
     "class_balanced",
     "balanced_softmax",
     "logit_adjustment",
+    "vs",
 )
 
 
@@ -68,6 +75,8 @@ def get(
             return LDAM(class_counts, **options)
         if name == "balanced_softmax":
             return BalancedSoftmax(class_counts, **options)
+        if name == "vs":
+            return VS(class_counts, **options)
         return LogitAdjustment(class_counts, **options)
     except TypeError as error:
         raise InputError(f"loss {name!r}: {error}") from error
@@ -77,6 +86,7 @@ __all__ = [
     "ADVERSARIAL_LOSSES",
     "LDAM",
     "NAMES",
+    "VS",
     "BalancedSoftmax",
     "ClassificationLoss",
     "CrossEntropy",
@@ -87,5 +97,6 @@ __all__ = [
     "discriminator_loss",
     "generator_loss",
     "get",
+    "inverse_frequency_weights",
     "ldam_margins",
 ]

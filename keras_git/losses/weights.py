@@ -63,6 +63,32 @@ def class_balanced_weights(
     return weights * (counts.size / weights.sum())
 
 
+def inverse_frequency_weights(
+    class_counts: Sequence[int] | np.ndarray, power: float = 1.0
+) -> np.ndarray:
+    """Weights proportional to `n^-power`.
+
+    Args:
+        class_counts: training images per class, `(C,)`, each 1 or more.
+        power: finite; 0 gives ones, 1 the inverse class frequency, 1/2 its square root.
+
+    Returns:
+        float64 `(C,)`, rescaled to sum to C.
+
+    Raises:
+        InputError: `power` not finite, an empty class.
+
+    Reference: Cui et al., CVPR 2019, section 2, on what others weighted by.
+    """
+    counts = checked_counts(class_counts)
+    if not np.isfinite(power):
+        raise InputError(f"power is {power}; give a finite number")
+    logarithms = -power * np.log(counts)
+    # relative to the largest: a large power must not overflow
+    weights = np.exp(logarithms - logarithms.max())
+    return weights * (counts.size / weights.sum())
+
+
 def ldam_margins(class_counts: Sequence[int] | np.ndarray, max_margin: float = 0.5) -> np.ndarray:
     """Label-distribution-aware margins, proportional to `n^(-1/4)`.
 

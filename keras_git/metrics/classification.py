@@ -15,6 +15,7 @@ import numpy as np
 from keras import ops
 
 from keras_git.errors import InputError
+from keras_git.losses.labels import label_indices
 from keras_git.losses.weights import checked_counts
 
 GROUP_SCHEMES = ("thresholds", "thirds")
@@ -265,6 +266,31 @@ def classification_report(
 def _check_at_least_one(name: str, value: int) -> None:
     if value < 1:
         raise InputError(f"{name} is {value}; give 1 or more")
+
+
+def _correct(labels: Any, outputs: Any) -> Any:
+    """1 where the arg-max is the label, else 0: float32 `(B,)`."""
+    predictions = ops.cast(ops.argmax(outputs, axis=-1), "int32")
+    return ops.cast(ops.equal(predictions, label_indices(labels, outputs.shape[-1])), "float32")
+
+
+@keras.saving.register_keras_serializable(package="keras_git")
+class LabelAccuracy(keras.metrics.MeanMetricWrapper):
+    """Fraction of predictions that are the label, for integer and soft labels alike.
+
+    Updated with labels, integers `(B,)` or `(B, 1)` or probabilities `(B, C)` (the largest is the
+    label, the first of equals), and logits or probabilities `(B, C)`; `InputError` for others.
+
+    Args:
+        name: name of the metric.
+        dtype: of its sums; None for that of Keras.
+    """
+
+    def __init__(self, name: str = "accuracy", dtype: Any = None) -> None:
+        super().__init__(_correct, name=name, dtype=dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name, "dtype": self.dtype}
 
 
 @keras.saving.register_keras_serializable(package="keras_git")

@@ -12,6 +12,7 @@ from keras_git.models.discriminator import discriminator
 from keras_git.models.four_conv import four_conv
 from keras_git.models.generator import GeneratorNetworks, generator_networks
 from keras_git.models.resnet import resnet
+from keras_git.models.torch_checkpoints import import_torch_resnet
 from keras_git.models.wide_resnet import wide_resnet
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "discriminator",
     "four_conv",
     "generator_networks",
+    "import_torch_resnet",
     "resnet",
     "wide_resnet",
 ]

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from keras_git.training.checkpoint import load_checkpoint, save_checkpoint, training_variables
+from keras_git.training.decoupling import (
+    adjust_logits,
+    begin_classifier_retraining,
+    end_retraining,
+    fold_weight_scaling,
+    linear_head,
+    tau_normalize,
+    weight_scaling_network,
+)
 from keras_git.training.generator_bank import GeneratorBank, generate_images, generator_bank
 from keras_git.training.git_classifier import (
     REJECTED,
@@ -20,12 +29,19 @@ __all__ = [
     "Classifier",
     "GITClassifier",
     "GeneratorBank",
+    "adjust_logits",
+    "begin_classifier_retraining",
     "check_generator",
+    "end_retraining",
+    "fold_weight_scaling",
     "generate_images",
     "generator_bank",
     "keep_probability",
+    "linear_head",
     "load_checkpoint",
     "mix",
     "save_checkpoint",
+    "tau_normalize",
     "training_variables",
+    "weight_scaling_network",
 ]

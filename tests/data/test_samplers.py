@@ -10,6 +10,8 @@ from keras_git.data import (
     Deferred,
     EffectiveNumber,
     InstanceBalanced,
+    InverseFrequency,
+    Progressive,
     Sampler,
     SquareRoot,
     sampler,
@@ -18,7 +20,13 @@ from keras_git.errors import InputError
 
 COUNTS = np.array([400, 60, 9, 1])
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), COUNTS))
-NAMES = ("instance_balanced", "class_balanced", "square_root", "effective_number")
+NAMES = (
+    "instance_balanced",
+    "class_balanced",
+    "square_root",
+    "effective_number",
+    "inverse_frequency",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -46,6 +54,8 @@ def test_instance_balanced_visits_every_image_once():
         (SquareRoot(LABELS, 2), np.sqrt(COUNTS) / np.sqrt(COUNTS).sum()),
         (EffectiveNumber(LABELS, 2, beta=0.0), COUNTS / COUNTS.sum()),
         (EffectiveNumber(LABELS, 2, beta=0.99), None),
+        (InverseFrequency(LABELS, 2), (1 / COUNTS) / (1 / COUNTS).sum()),
+        (InverseFrequency(LABELS, 2, power=0.5), COUNTS**-0.5 / (COUNTS**-0.5).sum()),
     ],
 )
 def test_drawn_frequencies_match_the_probabilities(drawn, expected):
@@ -76,6 +86,35 @@ def test_effective_number_probabilities_of_long_tailed_cifar10():
     assert probabilities[-1] == pytest.approx(0.094, abs=5e-4)
 
 
+def test_inverse_frequency_between_the_data_and_their_reverse():
+    def probabilities(power):
+        return InverseFrequency(LABELS, power=power).class_probabilities(3)
+
+    np.testing.assert_allclose(probabilities(0.0), 0.25)
+    np.testing.assert_allclose(probabilities(-1.0), COUNTS / COUNTS.sum())
+    np.testing.assert_allclose(probabilities(1000.0), [0, 0, 0, 1], atol=1e-12)
+    np.testing.assert_array_equal(
+        sampler("inverse_frequency", LABELS, 4, power=0.5).indices(2),
+        InverseFrequency(LABELS, 4, power=0.5).indices(2),
+    )
+
+
+def test_progressive_goes_from_the_data_to_balance():
+    drawn = sampler("progressive", LABELS, 1, epochs=5)
+    data, balanced = COUNTS / COUNTS.sum(), np.full(4, 0.25)
+    for epoch, share in ((0, 0.0), (1, 0.25), (3, 0.75), (4, 1.0), (9, 1.0)):
+        expected = (1 - share) * data + share * balanced
+        np.testing.assert_allclose(drawn.class_probabilities(epoch), expected, rtol=1e-12)
+    same = Progressive(LABELS, 1, 5)
+    np.testing.assert_array_equal(drawn.indices(2), same.indices(2))
+    # balanced classes are drawn as ClassBalanced draws them
+    np.testing.assert_array_equal(drawn.indices(4), ClassBalanced(LABELS, 1).indices(4))
+    np.testing.assert_allclose(Progressive(LABELS, 1, 1).class_probabilities(0), data)
+    shares = [np.bincount(LABELS[drawn.indices(e)], minlength=4)[0] / len(LABELS) for e in range(5)]
+    expected = np.linspace(data[0], 0.25, 5)
+    assert (np.abs(shares - expected) < 4.5 * np.sqrt(0.25 / len(LABELS))).all()
+
+
 def test_deferred_switches_at_its_epoch():
     first, second = InstanceBalanced(LABELS, 1), ClassBalanced(LABELS, 1)
     deferred = Deferred(first, second, 5)
@@ -95,6 +134,10 @@ def test_deferred_switches_at_its_epoch():
         (lambda: sampler("balanced", LABELS), "class_balanced"),
         (lambda: sampler("class_balanced", LABELS, beta=0.5), "beta"),
         (lambda: sampler("deferred", LABELS), "epoch"),
+        (lambda: sampler("progressive", LABELS), "needs the option epochs"),
+        (lambda: Progressive(LABELS, 0, 0), "epochs is 0"),
+        (lambda: InverseFrequency(LABELS, power=float("nan")), "power is nan"),
+        (lambda: sampler("inverse_frequency", LABELS, beta=1), "beta"),
         (lambda: EffectiveNumber(LABELS, beta=1.0), "beta"),
         (lambda: InstanceBalanced(np.array([0, 2])), "class 1"),
         (lambda: InstanceBalanced(np.array([0.0, 1.0])), "integers"),

@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_git.errors import InputError
-from keras_git.losses import class_balanced_weights, deferred_reweighting, ldam_margins
+from keras_git.losses import (
+    class_balanced_weights,
+    deferred_reweighting,
+    inverse_frequency_weights,
+    ldam_margins,
+)
 
 counts_lists = st.lists(st.integers(1, 100_000), min_size=1, max_size=30)
 
@@ -26,6 +31,27 @@ def test_class_balanced_weights_closed_form_and_limits():
     np.testing.assert_array_equal(class_balanced_weights(counts, 0), 1.0)
     inverse = (1 / counts) * 3 / (1 / counts).sum()
     np.testing.assert_allclose(class_balanced_weights(counts, 1 - 1e-12), inverse, rtol=1e-4)
+
+
+@given(counts_lists, st.floats(-2, 200))
+def test_inverse_frequency_weights_sum_to_the_number_of_classes(counts, power):
+    weights = inverse_frequency_weights(counts, power)
+    assert weights.sum() == pytest.approx(len(counts)) and weights.dtype == np.float64
+    rarest = int(np.argmin(counts)) if power > 0 else int(np.argmax(counts))
+    assert weights[rarest] == weights.max()
+
+
+def test_inverse_frequency_weights_closed_form_and_limits():
+    counts = np.array([100, 10, 4])
+    for power in (1.0, 0.5, -1.0):
+        raw = counts**-power
+        expected = raw * 3 / raw.sum()
+        np.testing.assert_allclose(inverse_frequency_weights(counts, power), expected)
+    np.testing.assert_array_equal(inverse_frequency_weights(counts, 0), 1.0)
+    # the limit of the effective numbers
+    np.testing.assert_allclose(
+        inverse_frequency_weights(counts), class_balanced_weights(counts, 1 - 1e-12), rtol=1e-3
+    )
 
 
 @given(counts_lists, st.floats(0.01, 2))
@@ -52,6 +78,8 @@ def test_deferred_reweighting_switches_once():
         (lambda: class_balanced_weights([]), "shape"),
         (lambda: class_balanced_weights([5, float("nan")]), r"class_counts\[1\]"),
         (lambda: class_balanced_weights([5], 1.0), "beta is 1.0"),
+        (lambda: inverse_frequency_weights([5, 0]), r"class_counts\[1\] is 0"),
+        (lambda: inverse_frequency_weights([5], float("inf")), "power is inf"),
         (lambda: ldam_margins([5], 0.0), "max_margin"),
         (lambda: deferred_reweighting([5], -1), "epoch"),
     ],

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_git import metrics
+from keras_git import losses, metrics
 from keras_git.errors import InputError
 
 COUNTS = [500, 100, 20, 19, 3]
@@ -235,3 +235,36 @@ def test_the_mean_of_accuracies_leaves_out_what_was_not_seen():
     assert float(metrics.mean_accuracy(accuracies)) == 0.5
     assert float(metrics.mean_accuracy(accuracies, np.array([1, 1, 1, 0]))) == 0.75
     assert np.isnan(float(metrics.mean_accuracy(accuracies, np.array([0, 1, 0, 0]))))
+
+
+def test_label_accuracy_of_integer_and_soft_labels(predictions):
+    labels, logits = predictions
+    expected = (logits.argmax(1) == labels).mean()
+    soft = 0.6 * np.eye(5)[labels] + 0.4 * np.eye(5)[(labels + 1) % 5]
+    for targets in (labels, labels[:, None], soft):
+        metric = metrics.LabelAccuracy()
+        for part in np.array_split(np.arange(300), 3):
+            metric.update_state(targets[part], logits[part])
+        assert float(metric.result()) == pytest.approx(expected, rel=1e-6)
+    weighted = metrics.LabelAccuracy("mixed_accuracy")
+    weighted.update_state([1, 0], np.eye(2), sample_weight=[1.0, 3.0])
+    assert float(weighted.result()) == 0.0
+    weighted.update_state([0, 1], np.eye(2), sample_weight=[1.0, 3.0])
+    assert float(weighted.result()) == pytest.approx(0.5)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(weighted))
+    assert type(again) is metrics.LabelAccuracy and again.name == "mixed_accuracy"
+    with pytest.raises(InputError, match="probabilities"):
+        weighted.update_state(np.zeros((2, 3)), np.eye(2))
+
+
+def test_label_accuracy_in_compiled_steps(predictions):
+    labels, logits = predictions
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Activation("linear")])
+    expected = (logits.argmax(1) == labels).mean()
+    for targets in (labels, np.eye(5, dtype="float32")[labels]):
+        model.compile(loss=losses.CrossEntropy(), metrics=[metrics.LabelAccuracy()])
+        logs = model.evaluate(logits, targets, batch_size=300, verbose=0, return_dict=True)
+        assert logs["accuracy"] == pytest.approx(expected, rel=1e-6)
+    for shape in ((2,), (2, 1), (2, 5)):
+        symbols = (keras.KerasTensor(shape, "int32"), keras.KerasTensor((2, 5)))
+        assert metrics.classification._correct(*symbols).shape == (2,)

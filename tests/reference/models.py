@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_git import losses
-from keras_git.models import discriminator, four_conv, generator_networks, resnet
+from keras_git.models import discriminator, four_conv, generator_networks, resnet, torch_parameters
 from tests.reference import weights
 from tests.reference.gradients import Probe
 from tests.reference.registry import Arrays, Check, Skip
@@ -69,7 +69,7 @@ def resnet_family(arrays: Arrays, config: dict) -> Iterator[Check | Skip]:
         tolerance |= {"logits": 2e-5}
     if config["loss"].startswith("LDAM"):
         tolerance |= {"loss": 1e-4}
-    parameters = weights.resnet_parameters(network, depth, head)
+    parameters = torch_parameters.resnet_parameters(network, depth, head)
     return _classifier(arrays, config, network, parameters, tolerance, "rel")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,37 +9,7 @@ import keras
 import numpy as np
 
 from keras_git.models import GeneratorNetworks
-
-
-@dataclasses.dataclass(frozen=True)
-class Parameter:
-    """A Keras variable and the layout of its reference.
-
-    Layouts: "conv", "conv1x1" (a Dense here), "dense", "same".
-    """
-
-    variable: Any
-    layout: str = "same"
-
-    def to_keras(self, value: np.ndarray) -> np.ndarray:
-        """From OIHW or (out, in) to the layout of Keras."""
-        if self.layout == "conv":
-            return value.transpose(2, 3, 1, 0)
-        if self.layout == "conv1x1":
-            return value[:, :, 0, 0].T
-        return value.T if self.layout == "dense" else value
-
-    def from_keras(self, value: Any) -> np.ndarray:
-        """The inverse of to_keras."""
-        value = keras.ops.convert_to_numpy(value)
-        if self.layout == "conv":
-            return value.transpose(3, 2, 0, 1)
-        if self.layout == "conv1x1":
-            return value.T[:, :, None, None]
-        return value.T if self.layout == "dense" else value
-
-
-Parameters = dict[str, Parameter]
+from keras_git.models.torch_parameters import Parameter, Parameters, affine, batch_normalization
 
 
 def channels_last(images: np.ndarray) -> np.ndarray:
@@ -59,45 +28,14 @@ def assign(parameters: Parameters, arrays: Mapping[str, np.ndarray], prefix: str
         parameter.variable.assign(parameter.to_keras(arrays[prefix + name]))
 
 
-def _affine(layer: Any, name: str, layout: str) -> Parameters:
-    found = {f"{name}.weight": Parameter(layer.kernel, layout)}
-    if layer.use_bias if hasattr(layer, "use_bias") else True:
-        found[f"{name}.bias"] = Parameter(layer.bias)
-    return found
-
-
-def _batch_norm(layer: Any, name: str) -> Parameters:
-    return {
-        f"{name}.weight": Parameter(layer.gamma),
-        f"{name}.bias": Parameter(layer.beta),
-        f"{name}.running_mean": Parameter(layer.moving_mean),
-        f"{name}.running_var": Parameter(layer.moving_variance),
-    }
-
-
-def resnet_parameters(network: keras.Model, depth: int, head: str) -> Parameters:
-    """Parameters of ``keras_git.models.resnet``."""
-    name, get = network.name, network.get_layer
-    found = _affine(get(f"{name}_stem_conv"), "conv1", "conv")
-    found |= _batch_norm(get(f"{name}_stem_bn"), "bn1")
-    for stage in (1, 2, 3):
-        for block in range((depth - 2) // 6):
-            for part in (1, 2):
-                here, there = f"{name}_stage{stage}_block{block}", f"layer{stage}.{block}"
-                found |= _affine(get(f"{here}_conv{part}"), f"{there}.conv{part}", "conv")
-                found |= _batch_norm(get(f"{here}_bn{part}"), f"{there}.bn{part}")
-    # the normalized head is stored as (in, out) already
-    return found | _affine(get(f"{name}_head"), "linear", "dense" if head == "linear" else "same")
-
-
 def four_conv_parameters(network: keras.Model) -> Parameters:
     """Parameters of ``keras_git.models.four_conv``."""
     name, get = network.name, network.get_layer
     found: Parameters = {}
     for block in range(4):
-        found |= _affine(get(f"{name}_block{block}_conv"), f"features.{block}.0", "conv")
-        found |= _batch_norm(get(f"{name}_block{block}_bn"), f"features.{block}.1")
-    return found | _affine(get(f"{name}_head"), "classifier", "dense")
+        found |= affine(get(f"{name}_block{block}_conv"), f"features.{block}.0", "conv")
+        found |= batch_normalization(get(f"{name}_block{block}_bn"), f"features.{block}.1")
+    return found | affine(get(f"{name}_head"), "classifier", "dense")
 
 
 def generator_parameters(
@@ -109,14 +47,14 @@ def generator_parameters(
 
     def conv(network: keras.Model, layer: str, name: str) -> None:
         nonlocal found
-        found |= _affine(network.get_layer(f"{prefix}_{layer}"), f"{name}.conv", "conv")
+        found |= affine(network.get_layer(f"{prefix}_{layer}"), f"{name}.conv", "conv")
 
     style = networks.style_encoder
     conv(style, "style_encoder_stem", "enc_style.model.0")
     for index in range(4):
         conv(style, f"style_encoder_down{index}", f"enc_style.model.{index + 1}")
     output = style.get_layer(f"{prefix}_style_encoder_output")
-    found |= _affine(output, "enc_style.model.6", "conv1x1")
+    found |= affine(output, "enc_style.model.6", "conv1x1")
 
     content, last = networks.content_encoder, num_downsamplings + 1
     conv(content, "content_stem", "enc_content.model.0")
@@ -137,7 +75,7 @@ def generator_parameters(
     conv(decoder, "decoder_image", f"dec.model.{2 * num_downsamplings + 1}")
     for index, layer in enumerate(("mlp0", "mlp1", "mlp_output")):
         dense = decoder.get_layer(f"{prefix}_decoder_{layer}")
-        found |= _affine(dense, f"mlp.model.{index}.fc", "dense")
+        found |= affine(dense, f"mlp.model.{index}.fc", "dense")
     return found
 
 
@@ -148,7 +86,7 @@ def discriminator_parameters(network: keras.Model, num_layers: int, num_scales: 
         here = f"{network.name}_scale{scale}"
         for index in range(num_layers):
             layer = network.get_layer(f"{here}_conv{index}")
-            found |= _affine(layer, f"cnns.{scale}.{index}.conv", "conv")
+            found |= affine(layer, f"cnns.{scale}.{index}.conv", "conv")
         layer = network.get_layer(f"{here}_scores")
-        found |= _affine(layer, f"cnns.{scale}.{num_layers}", "conv")
+        found |= affine(layer, f"cnns.{scale}.{num_layers}", "conv")
     return found
