@@ -67,7 +67,8 @@ class Classifier(backend.AugmentedModel):
         mixing: what mixes images and labels: `mix(images, targets, seed, sources=None)` returns
             both, with targets float32 (B, num_classes), one-hot before. The compiled loss and
             metrics have to take such soft labels, as those of `keras_git.losses` and
-            `keras_git.metrics.LabelAccuracy` do. With its attribute `needs_sources`, `x` is
+            `keras_git.metrics.LabelAccuracy` do, and Keras' own without "sparse" in their names;
+            in evaluation they see one-hot labels. With its attribute `needs_sources`, `x` is
             `{"images", "source_images", "source_labels"}`, as from
             `keras_git.data.training_data(stream, sources=...)`; sources are then the source
             images, which pass through `augmentation` too, and their one-hot labels.
@@ -163,11 +164,13 @@ class Classifier(backend.AugmentedModel):
     ) -> Any:
         if isinstance(y_pred, dict):
             y_pred = self._augmented_logits(y, y_pred["logits"], y_pred["features"])
+        y = y if self.mixing is None else self._one_hot(y)  # evaluation and building, too
         return super().compute_loss(x, y, y_pred, sample_weight, training=training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         if isinstance(y_pred, dict):
             y_pred = y_pred["logits"]
+        y = y if self.mixing is None else self._one_hot(y)
         return super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def _augmented_logits(self, y: Any, logits: Any, features: Any) -> Any:
@@ -363,9 +366,7 @@ def _check_soft_labels(compiled: dict[str, Any]) -> None:
         elif isinstance(item, (list, tuple)):
             given.extend(item)
         elif isinstance(item, str):
-            # Keras makes "accuracy" one of integer or of soft labels, whichever it sees first
-            name = item.lower()
-            if name.startswith("sparse") or name in ("acc", "accuracy", "ce", "crossentropy"):
+            if item.lower().startswith("sparse"):
                 raise InputError(
                     f"mixing gives soft labels, which {item!r} cannot take: use a loss of "
                     "keras_git.losses and the metric keras_git.metrics.LabelAccuracy"

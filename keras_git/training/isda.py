@@ -131,7 +131,7 @@ def linear_head(network: keras.Model) -> keras.layers.Dense:
     Raises:
         InputError: it is not a `keras.layers.Dense` without activation on vectors (N, D).
     """
-    head = network.layers[-1] if getattr(network, "inputs", None) else None
+    head: Any = network.layers[-1] if getattr(network, "inputs", None) else None
     if (
         type(head) is not keras.layers.Dense
         or head.activation is not keras.activations.linear
