@@ -118,13 +118,15 @@ def _make_batch_statistics(network: keras.Model) -> Callable[..., Any]:
 
     def added(images: Any, *totals: Any) -> list[Any]:
         model = reference()
-        call_in_training(model, ops.cast(images, "float32"))
+        # In a scope of its own nothing is assigned, which no compiled function may do.
+        state = [(variable, ops.convert_to_tensor(variable)) for variable in model.variables]
+        with keras.StatelessScope(state_mapping=state) as scope:
+            call_in_training(model, ops.cast(images, "float32"))
         found = [
-            ops.convert_to_tensor(variable)
+            scope.get_current_value(variable)
             for layer in batch_norm_layers(model)
             for variable in (layer.moving_mean, layer.moving_variance)
         ]
-        # what the call assigned is read here, since `compiled` may not keep it
         return [
             total + ops.cast(value, "float32") for total, value in zip(totals, found, strict=True)
         ]
