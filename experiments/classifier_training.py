@@ -323,10 +323,12 @@ class ClassifierTrainer:
         """What a recipe does to the network after the last epoch."""
         method, network = job.method, job.model.network
         if method.ema_momentum is not None:
-            kg.training.use_averaged_weights(job.model)
-            kg.training.refresh_batch_normalization(
-                network, self.dataset.images, batch_size=self.config.evaluation_batch_size
-            )
+            with kg.training.use_averaged_weights(job.model):
+                kg.training.refresh_batch_normalization(
+                    network, self.dataset.images, batch_size=self.config.batch_size
+                )
+                averaged = _values(network.variables)
+            _assign(network, averaged)
         if method.second_stage is not None:
             self._second_stage(job)
         if method.post_hoc is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 
 class SeededModel(keras.Model):
@@ -58,8 +60,26 @@ class StatefulStepModelBase(StepModelBase):
         return self._run(data, training=False)
 
 
+def sharpness_perturbations(gradients: Sequence[Any], radius: float) -> list[Any]:
+    """The step of length `radius` along the gradients, radius g / |g|; None where there is none.
+
+    Reference: Foret et al., ICLR 2021, equation 2 for p = 2.
+    """
+    squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients if g is not None]
+    scale = radius / ops.maximum(ops.sqrt(sum(squares)), 1e-12)
+    return [None if g is None else ops.cast(scale, g.dtype) * g for g in gradients]
+
+
 class AugmentedModelBase(SeededModel):
-    """Contract: a subclass writes `augment`, the backend calls it before the stock step."""
+    """Contract: a subclass writes `augment`, the backend calls it before the stock step.
+
+    Attributes:
+        sharpness_radius: 0.0 for the stock step; above, the gradient is taken at that distance
+            along the gradient, both for the same state of statistics and random numbers, and
+            what the step changes and logs besides the weights is what its first pass did.
+    """
+
+    sharpness_radius = 0.0
 
     def augment(self, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
         """Return the `(x, y, sample_weight)` that the stock training step is to see."""
@@ -69,3 +89,44 @@ class AugmentedModelBase(SeededModel):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x, y, sample_weight = self.augment(x, y, sample_weight)
         return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+
+
+class StatefulAugmentedModelBase(AugmentedModelBase):
+    """The steps of the backends whose trainers work on variables in place (all but JAX)."""
+
+    def train_step(self, data: Any) -> Any:
+        data = self._augmented(data)
+        return self._sharpness_step(data) if self.sharpness_radius else super().train_step(data)
+
+    def _loss_and_gradients(self, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+        """Loss, predictions, and gradients by the trainable variables, of one pass."""
+        raise NotImplementedError
+
+    def _apply_gradients(self, gradients: Any) -> None:
+        self.optimizer.apply(gradients, self.trainable_variables)
+
+    def _sharpness_step(self, data: Any) -> Any:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        weights, state = self.trainable_variables, self.non_trainable_variables
+        before = _copies(state)
+        loss, y_pred, gradients = self._loss_and_gradients(x, y, sample_weight)
+        after, start = _copies(state), _copies(weights)
+        _assign(state, before)
+        steps = sharpness_perturbations(gradients, self.sharpness_radius)
+        _assign(weights, [w if e is None else w + e for w, e in zip(start, steps, strict=True)])
+        _, _, gradients = self._loss_and_gradients(x, y, sample_weight)
+        _assign(weights, start)
+        _assign(state, after)
+        self._apply_gradients(gradients)
+        tracker = next(metric for metric in self.metrics if metric.name == "loss")
+        tracker.update_state(loss, sample_weight=ops.shape(keras.tree.flatten(x)[0])[0])
+        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+
+def _copies(variables: Sequence[Any]) -> list[Any]:
+    return [ops.stop_gradient(ops.copy(ops.convert_to_tensor(v))) for v in variables]
+
+
+def _assign(variables: Sequence[Any], values: Sequence[Any]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

@@ -8,7 +8,11 @@ from typing import Any
 import jax
 import keras
 
-from keras_git.backend.common import AugmentedModelBase, StepModelBase
+from keras_git.backend.common import (
+    AugmentedModelBase,
+    StepModelBase,
+    sharpness_perturbations,
+)
 
 
 class StepModel(StepModelBase):
@@ -74,6 +78,26 @@ class AugmentedModel(AugmentedModelBase):
             data = self._augmented(data)
         non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
         return super().train_step((trainable, non_trainable, *rest), data)
+
+    def compute_loss_and_updates(
+        self, trainable_variables: Any, *args: Any, training: bool = False, **kwargs: Any
+    ) -> Any:
+        """What the stock step differentiates: for a radius, the loss at the moved weights, and
+        all updates and predictions of the pass before."""
+
+        def loss_and_updates(values: Any) -> Any:
+            stock = super(AugmentedModel, self).compute_loss_and_updates
+            return stock(values, *args, training=training, **kwargs)
+
+        if not (training and self.sharpness_radius):
+            return loss_and_updates(trainable_variables)
+        # without tracers, or the second derivative would be traced for nothing
+        weights = [jax.lax.stop_gradient(value) for value in trainable_variables]
+        (_, updates), gradients = jax.value_and_grad(loss_and_updates, has_aux=True)(weights)
+        steps = sharpness_perturbations(gradients, self.sharpness_radius)
+        moved = [w + e for w, e in zip(trainable_variables, steps, strict=True)]
+        loss, _ = loss_and_updates(moved)
+        return loss, updates
 
 
 def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:

@@ -9,7 +9,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_git.backend.common import AugmentedModelBase, SeededModel, StatefulStepModelBase
+from keras_git.backend.common import (
+    SeededModel,
+    StatefulAugmentedModelBase,
+    StatefulStepModelBase,
+)
 from keras_git.errors import InputError
 
 
@@ -89,9 +93,13 @@ class StepModel(_DividedBatches, StatefulStepModelBase):
         return logs
 
 
-class AugmentedModel(_DividedBatches, AugmentedModelBase):
-    def train_step(self, data: Any) -> Any:
-        return super().train_step(self._augmented(data))
+class AugmentedModel(_DividedBatches, StatefulAugmentedModelBase):
+    def _loss_and_gradients(self, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+        return loss, y_pred, tape.gradient(scaled, self.trainable_weights)
 
 
 def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:

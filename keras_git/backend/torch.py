@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import torch
 
-from keras_git.backend.common import AugmentedModelBase, StatefulStepModelBase
+from keras_git.backend.common import StatefulAugmentedModelBase, StatefulStepModelBase
 from keras_git.errors import InputError
 
 
@@ -27,11 +27,21 @@ class StepModel(StatefulStepModelBase):
         return keras.tree.map_structure(lambda tensor: tensor.detach(), logs)
 
 
-class AugmentedModel(AugmentedModelBase):
-    def train_step(self, data: Any) -> Any:
+class AugmentedModel(StatefulAugmentedModelBase):
+    def _augmented(self, data: Any) -> Any:
         with torch.no_grad():
-            data = self._augmented(data)
-        return super().train_step(data)
+            return super()._augmented(data)
+
+    def _loss_and_gradients(self, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+        y_pred = self(x, training=True)
+        loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
+        values = [v.value for v in self.trainable_weights]
+        gradients = torch.autograd.grad(self.optimizer.scale_loss(loss), values, allow_unused=True)
+        return loss, y_pred, gradients
+
+    def _apply_gradients(self, gradients: Any) -> None:
+        with torch.no_grad():
+            super()._apply_gradients(gradients)
 
 
 def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from keras_git.training.checkpoint import load_checkpoint, save_checkpoint, training_variables
+from keras_git.training.classifier import Classifier
 from keras_git.training.decoupling import (
     adjust_logits,
     begin_classifier_retraining,
@@ -15,15 +16,20 @@ from keras_git.training.decoupling import (
 from keras_git.training.generator_bank import GeneratorBank, generate_images, generator_bank
 from keras_git.training.git_classifier import (
     REJECTED,
-    Classifier,
     GITClassifier,
     check_generator,
     keep_probability,
     mix,
 )
+from keras_git.training.isda import ISDA
 from keras_git.training.munit import MUNIT
+from keras_git.training.weight_averaging import (
+    refresh_batch_normalization,
+    use_averaged_weights,
+)
 
 __all__ = [
+    "ISDA",
     "MUNIT",
     "REJECTED",
     "Classifier",
@@ -40,8 +46,10 @@ __all__ = [
     "linear_head",
     "load_checkpoint",
     "mix",
+    "refresh_batch_normalization",
     "save_checkpoint",
     "tau_normalize",
     "training_variables",
+    "use_averaged_weights",
     "weight_scaling_network",
 ]

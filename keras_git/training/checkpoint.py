@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_git.errors import InputError
@@ -15,17 +16,28 @@ from keras_git.files import load_archive, save_archive
 def training_variables(model: Any) -> dict[str, list[Any]]:
     """Everything that a `keras_git.training` model needs to go on: network, optimizer, seeds.
 
+    With the optimizer come its averages of the weights. A `Classifier` adds the statistics of
+    `feature_augmentation` and the random state of Keras layers in `augmentation`, if it has any.
     The frozen generator of a `GITClassifier` is left out, so that a plain and a generating
     training of one network can continue from each other's state.
     """
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     network = getattr(model, "network", model)
-    return {
+    variables = {
         "network": network.variables if network is not model else _unique(model),
         "optimizer": model.optimizer.variables,
         "seed": [model.seed_generator.state],
     }
+    statistics = getattr(model, "feature_statistics", None)
+    policies = getattr(model, "augmentation", ())
+    others = {
+        "feature_statistics": statistics.variables if statistics is not None else [],
+        "augmentation": [
+            v for policy in policies if isinstance(policy, keras.Layer) for v in policy.variables
+        ],
+    }
+    return {**variables, **{group: members for group, members in others.items() if members}}
 
 
 def _unique(model: Any) -> list[Any]:

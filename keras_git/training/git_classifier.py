@@ -1,8 +1,7 @@
-"""Training of the classifier: plainly, re-weighted, and with generated images."""
+"""Training of the classifier with generated images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -11,11 +10,9 @@ from keras import ops
 
 from keras_git import backend
 from keras_git.errors import InputError
-from keras_git.models import call_in_training
-from keras_git.transforms import Transform
+from keras_git.training.classifier import Classifier, ClassWeights
 
 REJECTED = ("batch", "source")
-ClassWeights = Sequence[float] | np.ndarray | Callable[[int], Any] | None
 
 
 def keep_probability(class_counts: Any, threshold: float | None) -> np.ndarray:
@@ -96,130 +93,6 @@ def _num_generated(batch: Any, fraction: float) -> Any:
     return ops.cast(ops.floor(fraction * ops.cast(batch, "float64")), "int32")
 
 
-class _EpochStart(keras.callbacks.Callback):
-    """Tells the model which epoch begins; through `self.model`, which synchronizes JAX."""
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.model.start_epoch_state(epoch)
-
-
-@keras.saving.register_keras_serializable(package="keras_git")
-class Classifier(backend.AugmentedModel):
-    """Stock Keras training of a network, with class weights that may change with the epoch.
-
-    Args:
-        network: a classifier from images (B, H, W, C) to logits (B, num_classes). Save this
-            inner network, not the wrapper: it opens with `import keras` alone.
-        class_weights: None, weights (num_classes,), or a function of the 0-based epoch that
-            returns them (`keras_git.losses.deferred_reweighting`). The loss is then the weighted
-            mean sum(w_y l) / sum(w_y) of the losses l of the batch.
-        transform: transformation of the training images, or None. With one, `x` is a dictionary of
-            `"images"` (B, H, W, C) in 0..255 and `"parameters"`, what `transform.sample(B, rng)`
-            draws, as `keras_git.data.Stream(transform=...)` provides it.
-        seed: seed of the random numbers drawn in the step.
-
-    Data of `fit`: images (B, H, W, C), labels (B,) integers.
-
-    Reference: Cao et al., *Learning Imbalanced Datasets with Label-Distribution-Aware Margin
-    Loss*, NeurIPS 2019, section 3.3 (deferred re-weighting).
-    """
-
-    def __init__(
-        self,
-        network: keras.Model,
-        *,
-        class_weights: ClassWeights = None,
-        transform: Transform | None = None,
-        seed: int = 0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(seed=seed, **kwargs)
-        if transform is not None and transform.variables:
-            raise InputError(f"{transform!r} has weights of its own; give one without, or None")
-        self.network = network
-        self.transform = transform
-        self.num_classes = int(network.output_shape[-1])
-        self._schedule = class_weights
-        self.class_weights: Any = None
-        if class_weights is not None:
-            self.class_weights = self.add_weight(
-                shape=(self.num_classes,), initializer="ones", trainable=False, name="class_weights"
-            )
-            self._assign_class_weights(0)
-        self.built = True
-
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        images = inputs["images"] if isinstance(inputs, dict) else inputs
-        if training:
-            return call_in_training(self.network, images)
-        return self.network(images, training=False)
-
-    def start_epoch_state(self, epoch: int) -> None:
-        """Sets what depends on the 0-based epoch; `fit` calls it at the start of each."""
-        if callable(self._schedule):
-            self._assign_class_weights(epoch)
-
-    def _assign_class_weights(self, epoch: int) -> None:
-        weights = self._schedule(epoch) if callable(self._schedule) else self._schedule
-        weights = np.asarray(weights, "float32")
-        if weights.shape != (self.num_classes,):
-            raise InputError(
-                f"class weights have shape {weights.shape}; the network has "
-                f"{self.num_classes} classes, so give {(self.num_classes,)}"
-            )
-        self.class_weights.assign(weights)
-
-    def augment(self, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
-        if self.transform is not None:
-            if not isinstance(x, dict) or "parameters" not in x:
-                raise InputError(
-                    "a Classifier with a transform needs {'images', 'parameters'}: make the data "
-                    "with Stream(transform=...)"
-                )
-            x = self.transform.apply(ops.cast(x["images"], "float32"), x["parameters"])
-        return x, y, self._weighted(y, sample_weight)
-
-    def _weighted(self, y: Any, sample_weight: Any) -> Any:
-        if self.class_weights is None:
-            return sample_weight
-        weight = ops.take(ops.convert_to_tensor(self.class_weights), ops.cast(y, "int32"))
-        # Keras divides by the number of images, the weighted mean by the sum of the weights.
-        (mean,) = backend.replica_mean([ops.mean(weight)])
-        weight = weight / mean
-        return weight if sample_weight is None else weight * sample_weight
-
-    def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
-        callbacks = callbacks if callbacks is not None else []
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.append(_EpochStart())
-        else:
-            callbacks = [_EpochStart(), *callbacks]
-        return super().fit(*args, callbacks=callbacks, **kwargs)
-
-    def get_config(self) -> dict[str, Any]:
-        if callable(self._schedule):
-            raise InputError(
-                "a Classifier whose class_weights are a function cannot be saved: "
-                "save model.network, which is the trained classifier"
-            )
-        weights = None if self._schedule is None else np.asarray(self._schedule).tolist()
-        return {
-            "network": keras.saving.serialize_keras_object(self.network),
-            "class_weights": weights,
-            "transform": self.transform and keras.saving.serialize_keras_object(self.transform),
-            "seed": self.seed,
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Classifier:
-        config = dict(config)
-        for name in ("network", "generator", "transform"):
-            if config.get(name) is not None:
-                config[name] = keras.saving.deserialize_keras_object(config[name])
-        return cls(**config)
-
-
 @keras.saving.register_keras_serializable(package="keras_git")
 class GITClassifier(Classifier):
     """Classifier training in which a part of each batch is generated: GIT.
@@ -243,6 +116,9 @@ class GITClassifier(Classifier):
             re-sampling to epoch E and generation to E + 1.
         generation_batch: images generated at a time, so that the cost follows the number kept.
         class_weights, seed: see `Classifier`; `seed` also draws styles and what is kept.
+        **kwargs: `augmentation`, `mixing`, `feature_augmentation` and `sharpness_radius`, see
+            `Classifier`. Augmentation sees the batch with its generated images, mixing does after
+            it. Not `transform`, nor a mixing that needs sources.
 
     Data of `fit`: `x` is a dictionary of `"images"` (B, H, W, C) in 0..255, `"source_images"`
     (n, H, W, C) in 0..255 and `"source_labels"` (n,), with n >= trunc(generated_fraction * B);
@@ -254,7 +130,8 @@ class GITClassifier(Classifier):
 
     Raises:
         InputError: `keep_threshold` without `class_counts`, a fraction outside 0..1, an unknown
-            `rejected`, or a generator whose image shape is not the network's.
+            `rejected`, a generator whose image shape is not the network's, a transform, or a
+            mixing that needs sources.
 
     Reference: Zhou et al., *Do Deep Networks Transfer Invariances Across Classes?*, ICLR 2022,
     section 4.2.
@@ -286,6 +163,11 @@ class GITClassifier(Classifier):
         super().__init__(network, class_weights=class_weights, seed=seed, **kwargs)
         if self.transform is not None:
             raise InputError("GITClassifier takes no transform: use Classifier")
+        if getattr(self.mixing, "needs_sources", False):
+            raise InputError(
+                f"{type(self.mixing).__name__} needs the second stream, which is the generator's: "
+                "use it in a Classifier"
+            )
         self.generator: Any = generator
         if generator is not None:
             generator.trainable = False
@@ -313,7 +195,7 @@ class GITClassifier(Classifier):
             if sample_weight is not None:
                 raise InputError("GITClassifier replaces images of the batch: use class_weights")
             x, y = self._with_generated(x, y)
-        return x, y, self._weighted(y, sample_weight)
+        return self._finished(x, y, sample_weight)
 
     def _with_generated(self, x: Any, y: Any) -> tuple[Any, Any]:
         images = ops.cast(x["images"], "float32")
