@@ -527,7 +527,8 @@ class ClassifierTrainer:
         model = job.model
         fresh = self._network(job.method, job.seed)
         _assign(model.network, _values(fresh.variables))
-        for variable in model.optimizer.variables:
+        statistics = job.variables.get("feature_statistics", [])
+        for variable in (*model.optimizer.variables, *statistics):
             variable.assign(np.zeros(variable.shape, variable.dtype))
         seeds = keras.random.SeedGenerator(job.seed)
         model.seed_generator.state.assign(seeds.state)

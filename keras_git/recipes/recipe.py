@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_git import data, losses, training
 from keras_git.errors import InputError
+from keras_git.training.classifier import ClassWeights
 
 # What a part is called when two of a sum decide it.
 _KINDS = {
@@ -213,9 +214,7 @@ class Recipe:
             return losses.CrossEntropy(label_smoothing=smoothing)
         return self.loss(class_counts, label_smoothing=smoothing)
 
-    def make_class_weights(
-        self, class_counts: np.ndarray, schedule: Schedule
-    ) -> training.ClassWeights:
+    def make_class_weights(self, class_counts: np.ndarray, schedule: Schedule) -> ClassWeights:
         """Argument `class_weights` of `keras_git.training.Classifier`."""
         chosen = self.class_weights
         if not isinstance(chosen, Deferred):
@@ -316,11 +315,9 @@ def combined(key: str, parts: Sequence[Recipe]) -> Recipe:
                 )
             decided[field.name] = part.name, value
     values: dict[str, Any] = {name: value for name, (_, value) in decided.items()}
-    texts = {
-        name: "; ".join(text for part in parts if (text := getattr(part, name)))
-        for name in ("summary", "reference")
-    }
-    recipe = Recipe(key, **texts, **values)
+    for name in ("summary", "reference"):
+        values[name] = "; ".join(text for part in parts if (text := getattr(part, name)))
+    recipe = Recipe(key, **values)
     _check(recipe, {name: part for name, (part, _) in decided.items()})
     if recipe.replaces and recipe.sampling is None and not recipe.corrects_prior:
         # as in the paper; a loss that corrects for the class sizes would do so twice

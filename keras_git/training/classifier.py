@@ -15,7 +15,8 @@ from keras import ops
 from keras_git import backend
 from keras_git.errors import InputError
 from keras_git.models import call_in_training
-from keras_git.training.isda import ISDA, FeatureStatistics, augmented_logits, linear_head
+from keras_git.training.decoupling import linear_head
+from keras_git.training.isda import ISDA, FeatureStatistics, augmented_logits
 from keras_git.transforms import Transform
 
 ClassWeights = Sequence[float] | np.ndarray | Callable[[int], Any] | None

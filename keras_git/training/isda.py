@@ -123,23 +123,3 @@ def augmented_logits(logits: Any, labels: Any, kernel: Any, covariance: Any, str
     form = squares - 2.0 * crossed + own[:, None]
     margin = ops.take(form, labels, axis=0)
     return ops.cast(logits, "float32") + 0.5 * ops.convert_to_tensor(strength) * margin
-
-
-def linear_head(network: keras.Model) -> keras.layers.Dense:
-    """The last layer of `network`, from features to logits.
-
-    Raises:
-        InputError: it is not a `keras.layers.Dense` without activation on vectors (N, D).
-    """
-    head: Any = network.layers[-1] if getattr(network, "inputs", None) else None
-    if (
-        type(head) is not keras.layers.Dense
-        or head.activation is not keras.activations.linear
-        or head.output is not network.outputs[0]
-        or len(head.input.shape) != 2
-    ):
-        raise InputError(
-            "feature_augmentation needs a functional network that ends in a keras.layers.Dense "
-            "without activation: use head='linear'"
-        )
-    return head

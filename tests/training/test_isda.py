@@ -140,7 +140,7 @@ def test_what_does_not_fit_is_named() -> None:
     inputs = keras.Input((2, 2, 1))
     bounded = keras.ops.tanh(keras.layers.Dense(3)(keras.layers.Flatten()(inputs)))
     cosine = keras.Model(inputs, bounded)
-    with pytest.raises(InputError, match="head='linear'"):
+    with pytest.raises(InputError, match="linear head"):
         kg.training.Classifier(cosine, feature_augmentation=kg.training.ISDA())
     with pytest.raises(InputError, match="one label per image"):
         kg.training.Classifier(
