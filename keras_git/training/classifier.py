@@ -61,10 +61,10 @@ class Classifier(backend.AugmentedModel):
             `"images"` (B, H, W, C) in 0..255 and `"parameters"`, what `transform.sample(B, rng)`
             draws, as `keras_git.data.Stream(transform=...)` provides it.
         augmentation: one or a sequence of image policies for the whole training batch, float32
-            (B, H, W, C) in 0..255. A policy has `apply(images, seed) -> images`, where seed is the
-            `keras.random.SeedGenerator` of this model, or is a Keras layer, such as
-            `keras.layers.RandomErasing`, which is called with `training=True`. On several devices
-            of TensorFlow each draws the same for its part of the batch.
+            (B, H, W, C) in 0..255. A policy has `augment(images, seed) -> images`, where seed is the
+            `keras.random.SeedGenerator` of this model, as those of `keras_git.augmentation` do; or
+            it is a Keras layer, such as `keras.layers.RandomErasing`, called with `training=True`,
+            which on several devices of TensorFlow draws the same for each part of the batch.
         mixing: what mixes images and labels: `mix(images, targets, seed, sources=None)` returns
             both, with targets float32 (B, num_classes), one-hot before. The compiled loss and
             metrics have to take such soft labels, as those of `keras_git.losses` and
@@ -249,10 +249,10 @@ class Classifier(backend.AugmentedModel):
         # Sources together with the batch: the policies are traced once.
         together = images if sources is None else ops.concatenate([images, sources[0]])
         for policy in self.augmentation:
-            if isinstance(policy, keras.layers.Layer):
-                together = policy(together, training=True)
+            if hasattr(policy, "augment"):
+                together = policy.augment(together, self.seed_generator)
             else:
-                together = policy.apply(together, self.seed_generator)
+                together = policy(together, training=True)
         if sources is None:
             return together, None
         batch = ops.shape(images)[0]
@@ -336,9 +336,9 @@ def _policies(augmentation: Any) -> tuple[Any, ...]:
     policies = augmentation if isinstance(augmentation, (list, tuple)) else [augmentation]
     policies = [policy for policy in policies if policy is not None]
     for policy in policies:
-        if not isinstance(policy, keras.layers.Layer) and not hasattr(policy, "apply"):
+        if not isinstance(policy, keras.layers.Layer) and not hasattr(policy, "augment"):
             raise InputError(
-                f"augmentation {policy!r} has no apply(images, seed) and is no Keras layer"
+                f"augmentation {policy!r} has no augment(images, seed) and is no Keras layer"
             )
     return tuple(policies)
 
