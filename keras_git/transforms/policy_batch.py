@@ -70,19 +70,27 @@ def apply_operations(images: Any, operation: Any, value: Any, names: Sequence[st
 
     # Each round takes up to `together` images of one function, functions in order, steps in order
     counts = ops.sum(ops.one_hot(function, families + 1, dtype="int32"), axis=1)[:, :families]
-    first = ops.reshape(ops.cumsum(counts, axis=1) - counts, (-1,))
-    counts = ops.reshape(counts, (-1,))
     rounds = (counts + (together - 1)) // together
-    ends = ops.cumsum(rounds)
+    ends = ops.cumsum(ops.reshape(rounds, (-1,)))
+    begins = ends - ops.reshape(rounds, (-1,))
+    first = ops.reshape(ops.cumsum(counts, axis=1) - counts, (-1,))
+    groups = ops.stack([begins, first, ops.reshape(counts, (-1,))])
 
-    # The last round of a step may reach beyond the batch, to rows that are no images
-    def extended(rows: Any, of: Any, fill: int) -> Any:
-        sorted_rows = ops.take_along_axis(rows, of, axis=1)
-        return ops.pad(sorted_rows, ((0, 0), (0, together)), constant_values=fill)
-
-    operation, value = extended(operation, order, -1), extended(value, order, 0)
+    # The last round of a step may reach beyond the batch, to rows that are no images. In one
+    # array, and so in float32, which has all of these numbers, since a round reads all three.
     beyond = ops.broadcast_to(number + ops.arange(together, dtype="int32")[None], (steps, together))
-    order = ops.concatenate([order, ops.cast(beyond, "int32")], axis=1)
+    none = ops.zeros((steps, together), "float32")
+    queue = ops.stack(
+        [
+            ops.concatenate([ops.cast(rows, "float32"), ops.cast(more, "float32")], axis=1)
+            for rows, more in (
+                (order, beyond),
+                (ops.take_along_axis(operation, order, axis=1), none),
+                (ops.take_along_axis(value, order, axis=1), none),
+            )
+        ],
+        axis=1,
+    )
     images = ops.pad(
         ops.stop_gradient(ops.cast(images, "float32")), ((0, together), (0, 0), (0, 0), (0, 0))
     )
@@ -92,17 +100,15 @@ def apply_operations(images: Any, operation: Any, value: Any, names: Sequence[st
         return done < ends[-1]
 
     def go_on(done: Any, images: Any) -> tuple[Any, Any]:
-        which = ops.sum(ops.cast(ends <= done, "int32"))
-        before = (done - ops.take(ends, which) + ops.take(rounds, which)) * together
-        start = (which // families, ops.take(first, which) + before)
-
-        def own(rows: Any) -> Any:
-            return ops.reshape(ops.slice(rows, start, (1, together)), (together,))
-
-        rows = own(order)
-        chosen = ops.arange(together, dtype="int32") < ops.take(counts, which) - before
+        group = ops.sum(ops.cast(ends <= done, "int32"))
+        begin, first, count = ops.unstack(ops.take(groups, group, axis=1), 3)
+        before = (done - begin) * together
+        start = (group // families, ops.zeros((), "int32"), first + before)
+        own = ops.slice(queue, start, (1, 3, together))[0]
+        rows, operation = ops.unstack(ops.cast(own[:2], "int32"), 2)
+        chosen = ops.arange(together, dtype="int32") < count - before
         part = ops.take(images, rows, axis=0)
-        made = ops.switch(which % families, branches, part, own(operation), own(value))
+        made = ops.switch(group % families, branches, part, operation, own[2])
         made = ops.where(ops.reshape(chosen, (-1, 1, 1, 1)), made, part)
         return done + 1, ops.scatter_update(images, rows[:, None], made)
 
