@@ -9,6 +9,7 @@ from __future__ import annotations
 from keras_git import (
     analysis,
     auditing,
+    augmentation,
     data,
     distribution,
     export,
@@ -33,6 +34,7 @@ __all__ = [
     "analysis",
     "audit",
     "auditing",
+    "augmentation",
     "data",
     "distribution",
     "export",

@@ -24,6 +24,7 @@ from keras import ops
 
 from keras_git.errors import InputError
 from keras_git.transforms import policy_operations as policy
+from keras_git.transforms.policy_batch import apply_operations
 
 PROBABILITIES = ("uniform", "fixed", "softmax")
 SCORES = ("share", "net_gain", "gain")
@@ -283,44 +284,8 @@ class _Plan:
         return operation, value * ops.where(given == 0, drawn, given)
 
     def apply(self, images: Any, operation: Any, value: Any) -> Any:
-        """One operation of its own for each image; -1 leaves it as it is.
-
-        Args:
-            images: float32 `(N, H, W, C)`, 0..255.
-            operation: int `(N,)`.
-            value: float `(N,)`.
-        """
-        families: dict[str, list[str]] = {}
-        for name in self.used:
-            families.setdefault(policy.FAMILIES[name], []).append(name)
-        for family, names in families.items():
-            numbers = [policy.OPERATIONS.index(name) for name in names]
-            parameters: dict[str, Any] = {}
-            chosen = ops.zeros_like(operation) > 0
-            for name, number in zip(names, numbers, strict=True):
-                is_it = operation == number
-                # whatever is not this operation gets values that it can bear
-                safe = ops.where(is_it, value, float(policy.VALUES[name][1]))
-                for key, drawn in policy.operation_parameters(name, safe, ops).items():
-                    spread = ops.reshape(is_it, (-1,) + (1,) * (len(drawn.shape) - 1))
-                    known = parameters.get(key, drawn)
-                    parameters[key] = ops.where(spread, drawn, known)
-                chosen = ops.logical_or(chosen, is_it)
-
-            def changed(
-                images: Any = images,
-                family: str = family,
-                parameters: dict[str, Any] = parameters,
-                chosen: Any = chosen,
-            ) -> Any:
-                made = policy.apply_family(family, images, parameters)
-                return ops.where(ops.reshape(chosen, (-1, 1, 1, 1)), made, images)
-
-            def unchanged(images: Any = images) -> Any:
-                return images
-
-            images = ops.cond(ops.any(chosen), changed, unchanged)
-        return images
+        """What `parts` chose, see `apply_operations`."""
+        return apply_operations(images, operation, value, self.used)
 
 
 def _checked(lists: Any) -> Rows:
@@ -450,15 +415,12 @@ class ClassPolicy(keras.layers.Layer):
         operation, value = self._plan.parts(
             labels, row, self._uniform(number, 2), self._uniform(number, 2)
         )
-        for part in range(2):
-            images = self._plan.apply(images, operation[:, part], value[:, part])
-        return images
+        return self._plan.apply(images, operation, value)
 
     def _independent(self, images: Any, labels: Any) -> Any:
         """Applies the first chosen operation of each image, then the second, and so on.
 
-        Images have few of their list at a time; as many rounds are gone through as the image with
-        the most has operations.
+        Images have few of their list, so that those of the first steps are many and go together.
         """
         number, longest = ops.shape(images)[0], self._plan.operation.shape[1]
         probability = ops.take(ops.convert_to_tensor(self._plan.probability), labels, axis=0)
@@ -479,20 +441,7 @@ class ClassPolicy(keras.layers.Layer):
         order = ops.argsort(ops.where(used, place, place + steps), axis=1)
         operation = ops.take_along_axis(ops.where(used, operation, -1), order, axis=1)
         value = ops.take_along_axis(value, order, axis=1)
-        rounds = ops.max(ops.sum(ops.cast(used, "int32"), axis=1))
-
-        def unfinished(step: Any, images: Any) -> Any:
-            del images
-            return step < rounds
-
-        def go_on(step: Any, images: Any) -> tuple[Any, Any]:
-            column = ops.reshape(step, (1,))
-            own = ops.take(operation, column, axis=1)[:, 0]
-            return step + 1, self._plan.apply(images, own, ops.take(value, column, axis=1)[:, 0])
-
-        start = ops.zeros((), "int32")
-        _, images = ops.while_loop(unfinished, go_on, (start, ops.stop_gradient(images)))
-        return images
+        return self._plan.apply(images, operation, value)
 
     def compute_output_shape(self, images_shape: Any, labels_shape: Any = None) -> Any:
         del labels_shape
@@ -546,9 +495,7 @@ class StyledPolicy(keras.layers.Layer):
         row = chosen_row(ends, labels, uniform[:, 0])
         operation, value = self._plan.parts(labels, row, uniform[:, 1:3], uniform[:, 3:5])
         own = (ops.cast(images, "float32") + 1.0) * 127.5
-        for part in range(2):
-            own = self._plan.apply(own, operation[:, part], value[:, part])
-        return own / 127.5 - 1.0
+        return self._plan.apply(own, operation, value) / 127.5 - 1.0
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape[0]
