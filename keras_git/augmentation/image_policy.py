@@ -13,12 +13,12 @@ from keras_git.errors import InputError
 class ImagePolicy(keras.layers.Layer):
     """A random change of the images of a batch, in training only.
 
-    `layer(images, training=True)` and `apply(images, seed)` take images `(N, H, W, C)`, uint8 or
+    `layer(images, training=True)` and `augment(images, seed)` take images `(N, H, W, C)`, uint8 or
     float, 0..255, N known or not, and return float32 of the same shape. In inference images only
     become float32. Subclasses have `draw` and `transform`.
 
     Args:
-        seed: of the draws of `layer(images)`; None: any. `apply` has its own.
+        seed: of the draws of `layer(images)`; None: any. `augment` has its own.
         **kwargs: further arguments of `keras.layers.Layer`.
 
     Raises:
@@ -48,7 +48,7 @@ class ImagePolicy(keras.layers.Layer):
         """float32 images `(N, H, W, C)` changed by what `draw` gave."""
         raise NotImplementedError
 
-    def apply(self, images: Any, seed: Any) -> Any:
+    def augment(self, images: Any, seed: Any) -> Any:
         """Images changed by draws from `seed`, a `keras.random.SeedGenerator`."""
         if len(images.shape) != 4 or None in tuple(images.shape[1:]):
             raise InputError(
@@ -60,7 +60,7 @@ class ImagePolicy(keras.layers.Layer):
     def call(self, images: Any, training: bool = False) -> Any:
         if not training:
             return ops.cast(images, "float32")
-        return self.apply(images, self.seed_generator)
+        return self.augment(images, self.seed_generator)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
