@@ -132,7 +132,7 @@ class Recipe:
     label_smoothing: float | None = None
     feature_augmentation: Callable[[Schedule], Any] | None = None
     augmentation: Callable[[], Any] | None = None
-    mixing: Callable[[np.ndarray], Any] | None = None
+    mixing: Callable[..., Any] | None = None
     source_sampling: Any = None
     learning_rate: Callable[[float, int, int, int], Any] | None = None
     sharpness_radius: float | None = None

@@ -61,7 +61,7 @@ class Classifier(backend.AugmentedModel):
             `"images"` (B, H, W, C) in 0..255 and `"parameters"`, what `transform.sample(B, rng)`
             draws, as `keras_git.data.Stream(transform=...)` provides it.
         augmentation: one or a sequence of image policies for the whole training batch, float32
-            (B, H, W, C) in 0..255. A policy has `augment(images, seed) -> images`, where seed is the
+            (B, H, W, C) in 0..255. A policy has `augment(images, seed) -> images`, seed the
             `keras.random.SeedGenerator` of this model, as those of `keras_git.augmentation` do; or
             it is a Keras layer, such as `keras.layers.RandomErasing`, called with `training=True`,
             which on several devices of TensorFlow draws the same for each part of the batch.

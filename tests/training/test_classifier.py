@@ -24,7 +24,7 @@ class Brighter:
     def __init__(self, least: float = 10.0) -> None:
         self.least = least
 
-    def apply(self, images: Any, seed: Any) -> Any:
+    def augment(self, images: Any, seed: Any) -> Any:
         shape = (keras.ops.shape(images)[0], 1, 1, 1)
         return images + keras.random.uniform(shape, self.least, 2 * self.least, seed=seed)
 
