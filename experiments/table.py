@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -34,7 +35,7 @@ from experiments.command_line import option
 from experiments.generator_training import load_generator
 from experiments.measurement import Measurement, make_transforms
 from experiments.methods import parse_method
-from experiments.results_folder import FolderInUseError, ResultsFolder
+from experiments.results_folder import FolderInUseError, ResultsFolder, to_json
 from experiments.settings import checked, decisive_settings, quick
 from experiments.stages import (
     data_facts,
@@ -152,8 +153,7 @@ def run(config: Config) -> dict[str, Any]:
         cells = [c for c in plan.mine if c.group == group and states[c] == "missing"]
         if cells:
             _run_group(plan, group, cells, config.save_models)
-            keras.utils.clear_session()
-            gc.collect()
+            _free_memory()
     if config.shard:
         failed = [c for c in plan.mine if plan.matrix.state(c)[0] == "failed"]
         logging.info(
@@ -165,11 +165,18 @@ def run(config: Config) -> dict[str, Any]:
         )
         _report_failed(plan, failed)
         return {}
-    table = collect(plan.matrix, SUITES[config.suite], plan.groups, plan.cells, config.override)
+    made = collect(plan.matrix, SUITES[config.suite], plan.groups, plan.cells, config.override)
+    table = json.loads(to_json(made))
     write_pages(table, plan.matrix.root)
     print_table(table, plan.matrix.root)
     _report_failed(plan, [c for c in plan.cells if plan.matrix.state(c)[0] == "failed"])
     return table
+
+
+def _free_memory() -> None:
+    """Networks, compiled functions and images of one group do not serve the next."""
+    keras.utils.clear_session()
+    gc.collect()
 
 
 def _report_failed(plan: Plan, failed: Sequence[Cell]) -> None:
