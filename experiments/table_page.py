@@ -13,6 +13,7 @@ from experiments.published import LIMIT
 from experiments.results_folder import to_json
 from experiments.summary import text_table
 from keras_git.files import write_atomically
+from keras_git.report.aggregates import number_of
 from keras_git.report.charts import NUM_COLOURS, Series, against_size, both_widths, key
 from keras_git.report.html import page
 from keras_git.report.markup import Markup, join, tag
@@ -46,7 +47,7 @@ class TextTable:
         head: names of the columns.
         rows: cells, as many as `head`.
         marked: indices of the rows that stand out.
-        prose: indices of the columns that are words and may be broken.
+        notes: below the table; a cell that ends in `[1]` refers to the first.
     """
 
     title: str
@@ -54,7 +55,7 @@ class TextTable:
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     marked: frozenset[int] = frozenset()
-    prose: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
 
 
 def write_pages(table: Mapping[str, Any], folder: Path) -> None:
@@ -74,9 +75,8 @@ def print_table(table: Mapping[str, Any], folder: Path) -> None:
     parts = [title(table), *notes(table)]
     for group in table["tables"]:
         shown = errors_table(group)
-        columns = [i for i in range(len(shown.head)) if i not in shown.prose]
-        rows = [[row[i] for i in columns] for row in (shown.head, *shown.rows)]
-        parts += [group_title(group), text_table(rows)]
+        parts += [group_title(group), text_table([list(r) for r in (shown.head, *shown.rows)])]
+        parts.append("\n".join(f"[{i}] {note}" for i, note in enumerate(shown.notes, start=1)))
     parts.append(f"the page: {folder / 'table.html'}")
     print("\n" + "\n\n".join(parts), flush=True)
 
@@ -133,11 +133,11 @@ def notes(table: Mapping[str, Any]) -> list[str]:
         )
     for group in table["tables"]:
         if group["failed"]:
-            found.append(f"{len(group['failed'])} cells failed: " + "; ".join(group["failed"]))
+            number = number_of(len(group["failed"]), "cell")
+            found.append(f"{number} failed: {'; '.join(group['failed'])}.")
         if group["missing"]:
-            found.append(
-                f"{len(group['missing'])} cells are missing: " + "; ".join(group["missing"])
-            )
+            number = number_of(len(group["missing"]), "cell")
+            found.append(f"{number} missing: {'; '.join(group['missing'])}.")
         if len(group["generators"]) > 1:
             found.append(
                 f"{group_title(group)}: cells used {len(group['generators'])} different generators."
@@ -155,18 +155,19 @@ def _seeds(row: Mapping[str, Any]) -> str:
 
 def errors_table(group: Mapping[str, Any]) -> TextTable:
     """Errors beside the published values, and seed by seed against erm."""
-    rows, marked = [], set()
+    rows, marked, remarks = [], set(), []
     for row in group["rows"]:
         value, compared = row["published"], row["comparison"]
         to_erm = row["to_erm"]
-        against = _NONE
+        against = reference = _NONE
         if to_erm:
             error = to_erm["standard_error"]
             against = _signed(to_erm["mean"])
             against += f"\u00a0\u00b1\u00a0{error:.2f}" if error is not None else ""
-        remarks = [f"{d} of the publication" for d in row["setting_differences"]]
-        if value and value["note"]:
-            remarks.append(value["note"])
+        if value:
+            differences = [f"here {d}" for d in row["setting_differences"]]
+            remarks.append(_remark(value, differences))
+            reference = f"{value['error']:.2f} [{len(remarks)}]"
         if compared["verdict"] == "differs":
             marked.add(len(rows))
         rows.append(
@@ -175,42 +176,34 @@ def errors_table(group: Mapping[str, Any]) -> TextTable:
                 _seeds(row),
                 _cell(row, "error", 2),
                 against,
-                f"{value['error']:.2f}" if value else _NONE,
+                reference,
                 _signed(compared["difference"]),
                 _VERDICTS[compared["verdict"]],
-                f"{value['source']}: {value['label']}" if value else _NONE,
-                "; ".join(remarks) or _NONE,
             )
         )
     for value in group["context"]:
-        how = f"{value['network']}, {value['epochs']} epochs, {value['augmentation']}"
-        rows.append(
-            (
-                value["label"],
-                _NONE,
-                _NONE,
-                _NONE,
-                f"{value['error']:.2f}",
-                _NONE,
-                "context only",
-                value["source"],
-                f"{how}; {value['note']}",
-            )
-        )
+        remarks.append(_remark(value))
+        reference = f"{value['error']:.2f} [{len(remarks)}]"
+        nothing = (_NONE, _NONE, _NONE)
+        rows.append((value["label"], *nothing, reference, _NONE, "context only"))
     return TextTable(
         "Errors and published values",
         "Top-1 error on the test set, %, after the last epoch: mean \u00b1 sample standard "
         "deviation over n seeds. Against erm: mean difference \u00b1 standard error, seed by seed. "
         f"A row is marked {_MARK} when its mean lies more than {LIMIT:g} standard deviations of "
         "our seeds from the published value.",
-        (
-            "method", "n", "error", "against erm", "published", "difference", "verdict", "source",
-            "remarks",
-        ),
+        ("method", "n", "error", "against erm", "published", "difference", "verdict"),
         tuple(rows),
         frozenset(marked),
-        frozenset({7, 8}),
-    )  # fmt: skip
+        tuple(remarks),
+    )
+
+
+def _remark(value: Mapping[str, Any], differences: Sequence[str] = ()) -> str:
+    """Where a published value is from, how it was trained, and how that is not what was done."""
+    how = f"{value['network']}, {value['epochs']} epochs, augmentation {value['augmentation']}"
+    parts = [f"{value['label']}: {value['source']}; {how}", *differences]
+    return "; ".join([*parts, value["note"]] if value["note"] else parts) + "."
 
 
 def sizes_table(group: Mapping[str, Any]) -> TextTable:
@@ -324,6 +317,7 @@ def to_markdown(table: Mapping[str, Any]) -> str:
             lines = [one.head, ["---"] * len(one.head), *one.rows]
             rows = ["| " + " | ".join(map(escaped, line)) + " |" for line in lines]
             parts += [f"### {one.title}", one.caption, "\n".join(rows)]
+            parts += [f"[{i}] {note}" for i, note in enumerate(one.notes, start=1)]
         parts += ["### Commands", _COMMANDS]
         commands = [f"# {row['method']}\n{row['command']}" for row in group["rows"]]
         parts.append("```sh\n" + "\n".join(commands) + "\n```")
@@ -365,21 +359,18 @@ def _group(group: Mapping[str, Any]) -> Markup:
 def _html_table(table: TextTable) -> Markup:
     rows = []
     for i, row in enumerate(table.rows):
-        cells: list[object] = [tag("th", row[0], scope="row")]
-        for j, text in enumerate(row[1:], start=1):
-            class_ = "wrap" if j in table.prose else None
-            cells.append(tag("td", text, class_=class_))
+        cells = [tag("th", row[0], scope="row"), *(tag("td", text) for text in row[1:])]
         rows.append(tag("tr", cells, class_="marked" if i in table.marked else None))
-    head = [
-        tag("th", name, scope="col", class_="wrap" if j in table.prose else None)
-        for j, name in enumerate(table.head)
-    ]
+    head = [tag("th", name, scope="col") for name in table.head]
     made = tag("table", tag("thead", tag("tr", head)), tag("tbody", rows))
     return join(
         [
             tag("h3", table.title),
             tag("p", table.caption, class_="soft"),
             tag("div", made, class_="scroll", tabindex="0"),
+            tag("ol", [tag("li", note) for note in table.notes], class_="soft")
+            if table.notes
+            else None,
         ]
     )
 

@@ -115,7 +115,6 @@ border-radius:3px;image-rendering:pixelated}
 tr.marked th,.scroll table tr.marked th:first-child,tr.marked td{background:var(--panel);
 font-weight:700}
 tr.marked th:first-child{border-left:4px solid var(--m1)}
-tr.marked td.wrap{font-weight:400}
 pre{overflow-x:auto;background:var(--panel);border-radius:6px;padding:.75rem 1rem;
 font-size:.8rem;line-height:1.5}
 .arrow{font-size:1.2rem;color:var(--soft)}

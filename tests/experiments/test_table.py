@@ -11,7 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
@@ -357,7 +356,7 @@ def test_what_is_missing_is_listed_and_then_trained(trained, tmp_path):
     assert [rows[m]["n"] for m in ("erm", "drs", "ldam")] == [3, 3, 2]
     assert rows["ldam"]["failed"] == [1] and "became NaN" in str(content["tables"][0]["failed"])
     page = (tmp_path / "table.html").read_text()
-    assert "1 cells failed: cifar10, ratio 100, ldam, seed 1" in page
+    assert "1 cell failed: cifar10, ratio 100, ldam, seed 1" in page
     assert "2, 1 failed" in page
     trained.clear()
     shutil.rmtree(tmp_path / "cells/cifar10_ratio100/drs/seed1")
