@@ -19,7 +19,7 @@ from experiments.generator_training import SECOND_STAGE, SOURCES
 from experiments.progress import Progress, ShowProgress, reports
 from experiments.results_folder import ResultsFolder
 from keras_git import backend
-from keras_git.errors import InputError
+from keras_git.errors import DivergenceError, InputError
 from keras_git.recipes import Recipe
 
 AUGMENTATIONS = {
@@ -583,7 +583,7 @@ class ClassifierTrainer:
             "accuracy": float(logs["accuracy"]),
         }
         if not np.isfinite(row["loss"]):
-            raise InputError(
+            raise DivergenceError(
                 f"{job.method.name}, seed {job.seed}: the loss became NaN in epoch {epoch}; lower "
                 "--learning_rate and name a new output_dir (what was finished is kept)"
             )

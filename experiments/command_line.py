@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import shlex
 import sys
 import types
 import typing
@@ -35,31 +36,32 @@ def _kind(annotation: Any) -> Any:
     return annotation
 
 
-def define_flags(config_class: type) -> None:
+def define_flags(config_class: type, into: flags.FlagValues = flags.FLAGS) -> None:
     """Defines one flag for each field of a dataclass made of `option` fields."""
+    known = {"flag_values": into}
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         kind, text = _kind(hints[field.name]), field.metadata["help"]
         if field.metadata["choices"]:
-            flags.DEFINE_enum(field.name, field.default, field.metadata["choices"], text)
+            flags.DEFINE_enum(field.name, field.default, field.metadata["choices"], text, **known)
         elif kind is bool:
-            flags.DEFINE_bool(field.name, field.default, text)
+            flags.DEFINE_bool(field.name, field.default, text, **known)
         elif kind is int:
-            flags.DEFINE_integer(field.name, field.default, text)
+            flags.DEFINE_integer(field.name, field.default, text, **known)
         elif kind is float:
-            flags.DEFINE_float(field.name, field.default, text)
+            flags.DEFINE_float(field.name, field.default, text, **known)
         elif typing.get_origin(kind) is tuple:
-            flags.DEFINE_list(field.name, [str(v) for v in field.default], text)
+            flags.DEFINE_list(field.name, [str(v) for v in field.default], text, **known)
         else:
-            flags.DEFINE_string(field.name, field.default, text)
+            flags.DEFINE_string(field.name, field.default, text, **known)
 
 
-def config_from_flags(config_class: type) -> Any:
+def config_from_flags(config_class: type, values_of: flags.FlagValues = flags.FLAGS) -> Any:
     """The dataclass with the values of the flags. Raises `InputError` for a bad list entry."""
     hints = typing.get_type_hints(config_class)
     values = {}
     for field in dataclasses.fields(config_class):
-        value, kind = flags.FLAGS[field.name].value, _kind(hints[field.name])
+        value, kind = values_of[field.name].value, _kind(hints[field.name])
         if typing.get_origin(kind) is tuple:
             item = typing.get_args(kind)[0]
             try:
@@ -70,6 +72,45 @@ def config_from_flags(config_class: type) -> Any:
                 ) from None
         values[field.name] = value
     return config_class(**values)
+
+
+def parsed(config_class: type, arguments: Sequence[str]) -> tuple[Any, list[str]]:
+    """A dataclass made of `option` fields from flags such as `["--epochs=3", "--whitening"]`.
+
+    Returns:
+        The dataclass, and the names of the flags that were given.
+
+    Raises:
+        InputError: an unknown flag, a value that it cannot have, or something that is no flag.
+    """
+    known = flags.FlagValues()
+    define_flags(config_class, known)
+    try:
+        rest = known(["", *arguments])
+    except flags.Error as error:
+        raise InputError(" ".join(str(error).split())) from error
+    if len(rest) > 1:
+        raise InputError(f"unexpected argument {rest[1]!r}: flags start with --")
+    names = [field.name for field in dataclasses.fields(config_class)]
+    return config_from_flags(config_class, known), [n for n in names if known[n].present]
+
+
+def flags_of(config: Any, leave_out: Sequence[str] = ()) -> list[str]:
+    """The flags that give this dataclass again: those of its fields that are not the default.
+
+    Quoted for a shell. Fields in `leave_out` are not written.
+    """
+    written = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in leave_out or value == field.default:
+            continue
+        if isinstance(value, bool):
+            written.append(f"--{'' if value else 'no'}{field.name}")
+            continue
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        written.append(shlex.quote(f"--{field.name}={text}"))
+    return written
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

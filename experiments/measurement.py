@@ -12,7 +12,7 @@ import numpy as np
 import keras_git as kg
 from experiments.classifier_training import Logits
 from experiments.progress import reports
-from keras_git.errors import InputError
+from keras_git.errors import DivergenceError, InputError
 
 
 def first_per_class(labels: np.ndarray, number: int) -> np.ndarray:
@@ -69,7 +69,7 @@ class Measurement:
         """Accuracies and calibration on the test set."""
         outputs = logits(self._test.images) * scale
         if not np.isfinite(outputs).all():
-            raise InputError(
+            raise DivergenceError(
                 "the classifier's outputs are not finite: lower --learning_rate and name a new "
                 "output_dir (what was finished is kept)"
             )

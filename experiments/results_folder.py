@@ -22,6 +22,10 @@ from keras_git.versions import versions
 FORMAT_VERSION = 1
 
 
+class FolderInUseError(InputError):
+    """Another process holds the lock of the folder: whoever can wait, may."""
+
+
 def _plain(value: Any) -> Any:
     """JSON has no NaN and no numpy: NaN becomes null, arrays become lists."""
     if isinstance(value, Mapping):
@@ -90,7 +94,7 @@ class ResultsFolder:
             _lock(self._lock)
         except BlockingIOError:
             self._lock.close()
-            raise InputError(
+            raise FolderInUseError(
                 f"output_dir {self.path} is in use by another run: wait for it or name another"
             ) from None
         except OSError as error:
@@ -119,8 +123,10 @@ class ResultsFolder:
     def _check(self, config: Path) -> None:
         if not config.exists():
             strange = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
-            # Killed before config.json was there, or versions of k49_lt from other machines.
-            known = {"models", "pictures", "checkpoints", "versions", "unreadable.csv"}
+            # Killed before config.json was there, or versions of k49_lt or cells of a table from
+            # other machines.
+            known = {"models", "pictures", "checkpoints", "versions", "cells", "generators",
+                     "unreadable.csv"}  # fmt: skip
             if set(strange) - known:
                 raise InputError(
                     f"output_dir {self.path} is not empty (it holds {sorted(strange)[0]!r}) and "

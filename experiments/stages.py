@@ -198,15 +198,7 @@ def _train_and_measure(
         load_generator(config.generator, train.image_shape)
     elif needs_generator:
         make_munit(config, train.image_shape)
-    folder.write_config(
-        class_counts=train.class_counts,
-        content_hash=train.content_hash(),
-        test_content_hash=splits.test.content_hash(),
-        validation_content_hash=splits.validation and splits.validation.content_hash(),
-        invariance_content_hash=invariance.content_hash(),
-        class_names=train.class_names,
-        image_shape=train.image_shape,
-    )
+    folder.write_config(**data_facts(splits, invariance))
     logging.info(
         "%s: %d training images in %d classes (%d to %d), %d test images; backend %s",
         train.name,
@@ -218,23 +210,44 @@ def _train_and_measure(
         keras.config.backend(),
     )
     results = folder.read_results() or {
-        "format_version": FORMAT_VERSION,
-        "dataset": train.name,
+        **empty_results(train, time.monotonic() - started),
         **({"factors": factors} if factors else {}),
-        "class_counts": train.class_counts,
-        "class_names": train.class_names,
-        "seconds": {"data": time.monotonic() - started},
-        "generator": None,
-        "methods": {},
     }
     generator = None
     if needs_generator or config.generator:
-        generator = _generator(config, splits, folder, results)
+        generator = make_generator(config, splits, folder, results)
     elif "generator" in config.invariance_transforms:
         logging.info("no method uses a generator: eKLD under the generator is left out")
     made = kg.analysis.factor_generator(factors, train.image_shape) if factors else None
     _classifiers(config, methods, splits, invariance, generator, folder, results, oracle, made)
     return results
+
+
+def data_facts(splits: kg.data.Splits, invariance: kg.data.ImageDataset) -> dict[str, Any]:
+    """What `config.json` says about the data: a continued run must find the same."""
+    train = splits.train
+    return {
+        "class_counts": train.class_counts,
+        "content_hash": train.content_hash(),
+        "test_content_hash": splits.test.content_hash(),
+        "validation_content_hash": splits.validation and splits.validation.content_hash(),
+        "invariance_content_hash": invariance.content_hash(),
+        "class_names": train.class_names,
+        "image_shape": train.image_shape,
+    }
+
+
+def empty_results(train: kg.data.ImageDataset, seconds: float) -> dict[str, Any]:
+    """`results.json` before the first training; `seconds` is what loading the data took."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "dataset": train.name,
+        "class_counts": train.class_counts,
+        "class_names": train.class_names,
+        "seconds": {"data": seconds},
+        "generator": None,
+        "methods": {},
+    }
 
 
 def factor_set(
@@ -270,7 +283,7 @@ def factor_set(
     return policy.operations(0)
 
 
-def _generator(
+def make_generator(
     config: TrainingConfig, splits: kg.data.Splits, folder: ResultsFolder, results: dict[str, Any]
 ) -> keras.Model:
     """The generator: given, trained before, or trained now; and its two checks."""
@@ -381,24 +394,44 @@ def _classifiers(
             if str(seed) in entry["seeds"]:
                 continue
             trained = trainer.train(method, seed, methods)
-            name = f"{method.name}_seed{seed}"
-            folder.write_table(f"history_{name}.csv", HISTORY_COLUMNS, trained.history)
-            measured = measurement.all(trained, method.logit_scale)
-            _save_classifier(config, trained.network, name, folder)
-            if trained.selected is not None:
-                with trained.selected_weights():
-                    _save_classifier(config, trained.network, f"{name}_selected", folder)
-            if config.export:
-                target = folder.models / f"classifier_{name}"
-                plain = kg.layers.fold(trained.network) if config.whitening else trained.network
-                made = kg.export.export_classifier(plain, target, config.export)
-                for name_of_format, outcome in made.items():
-                    logging.info("export %s: %s", name_of_format, outcome)
-                measured["export"] = {
-                    f: p.name if isinstance(p, Path) else p for f, p in made.items()
-                }
-            entry["seeds"][str(seed)] = measured
+            entry["seeds"][str(seed)] = measure(
+                config, method, seed, trained, measurement, folder, save=True
+            )
             folder.write_results(results)
+
+
+def measure(
+    config: TrainingConfig,
+    method: Recipe,
+    seed: int,
+    trained: Any,
+    measurement: Measurement,
+    folder: ResultsFolder,
+    *,
+    save: bool,
+) -> dict[str, Any]:
+    """Measures a trained classifier, and writes its history and, if asked, its files.
+
+    Returns:
+        The entry of this method and seed in `results.json`.
+    """
+    name = f"{method.name}_seed{seed}"
+    folder.write_table(f"history_{name}.csv", HISTORY_COLUMNS, trained.history)
+    measured = measurement.all(trained, method.logit_scale)
+    if not save:
+        return measured
+    _save_classifier(config, trained.network, name, folder)
+    if trained.selected is not None:
+        with trained.selected_weights():
+            _save_classifier(config, trained.network, f"{name}_selected", folder)
+    if config.export:
+        target = folder.models / f"classifier_{name}"
+        plain = kg.layers.fold(trained.network) if config.whitening else trained.network
+        made = kg.export.export_classifier(plain, target, config.export)
+        for name_of_format, outcome in made.items():
+            logging.info("export %s: %s", name_of_format, outcome)
+        measured["export"] = {f: p.name if isinstance(p, Path) else p for f, p in made.items()}
+    return measured
 
 
 def _save_classifier(

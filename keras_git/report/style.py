@@ -112,6 +112,11 @@ overflow-wrap:anywhere;line-height:1.4}
 .pair img{width:100%;max-width:112px;height:auto;display:block;margin:0 auto .3rem;
 border-radius:3px;image-rendering:pixelated}
 .pair div{text-align:center;min-width:0}
+tr.marked th,.scroll table tr.marked th:first-child,tr.marked td{background:var(--panel);
+font-weight:700}
+tr.marked th:first-child{border-left:4px solid var(--m1)}
+pre{overflow-x:auto;background:var(--panel);border-radius:6px;padding:.75rem 1rem;
+font-size:.8rem;line-height:1.5}
 .arrow{font-size:1.2rem;color:var(--soft)}
 .card p{margin:.35rem 0 0}
 summary{cursor:pointer;color:var(--accent);margin:.75rem 0 .4rem}
@@ -126,7 +131,7 @@ nav{display:none}
 *{-webkit-print-color-adjust:exact;print-color-adjust:exact}
 figure,.card,tr,.short,h2,h3{break-inside:avoid}h2,h3{break-after:avoid}
 .wide{display:block}.narrow{display:none}
-.scroll,.tall{overflow:visible;max-height:none}
+.scroll,.tall,pre{overflow:visible;max-height:none}pre{white-space:pre-wrap}
 .scroll table th:first-child,.tall thead th{position:static}
 table,figcaption,.heat td,.heat tbody th,.turned span{font-size:7.5pt}
 th,td{padding:.15rem .35rem}.heat td{min-width:1.9rem}

@@ -86,7 +86,7 @@ def test_the_defaults_are_the_papers():
     assert (config.first_decay_epoch, config.second_decay_epoch) == (30, 40)
     assert config.invariance_transforms == ("background",)
     assert config.generation_epoch == 31 and config.augmentation == "none"
-    assert [m.key for m in methods if m.oracle] == ["oracle"]
+    assert [m.name for m in methods if m.oracle] == ["oracle"]
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def trained(monkeypatch) -> list[tuple[int, ...]]:
         }
         for method in methods[::-1]:
             accuracies = rng.random(49).tolist()
-            results["methods"][method.key] = {
+            results["methods"][method.name] = {
                 "seeds": {
                     str(seed): {
                         **dict.fromkeys(SCALARS, float(np.mean(accuracies))),

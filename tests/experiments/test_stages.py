@@ -111,13 +111,13 @@ def test_half_of_the_balanced_images_train_the_judge(tmp_path, monkeypatch, coun
     results: dict = {"format_version": 1, "generator": None}
     with ResultsFolder(tmp_path, {}) as folder:
         config = Config(generator="given", recognition_epochs=1)
-        stages._generator(config, splits, folder, results)
+        stages.make_generator(config, splits, folder, results)
         assert seen["trained"] == [counts[0] - judged] * 2
         assert results["generator"]["recognized"] == 1.0
         one = dataset((1, 1))
         seen.clear()
         results["generator"] = None
-        stages._generator(config, dataclasses.replace(splits, recognition=one), folder, results)
+        stages.make_generator(config, dataclasses.replace(splits, recognition=one), folder, results)
         assert not seen and results["generator"]["recognized"] is None
 
 
