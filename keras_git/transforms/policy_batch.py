@@ -89,8 +89,9 @@ def apply_operations(images: Any, operation: Any, value: Any, names: Sequence[st
                 (ops.take_along_axis(value, order, axis=1), none),
             )
         ],
-        axis=1,
     )
+    length = number + together
+    queue = ops.reshape(queue, (3, -1))
     images = ops.pad(
         ops.stop_gradient(ops.cast(images, "float32")), ((0, together), (0, 0), (0, 0), (0, 0))
     )
@@ -103,8 +104,9 @@ def apply_operations(images: Any, operation: Any, value: Any, names: Sequence[st
         group = ops.sum(ops.cast(ends <= done, "int32"))
         begin, first, count = ops.unstack(ops.take(groups, group, axis=1), 3)
         before = (done - begin) * together
-        start = (group // families, ops.zeros((), "int32"), first + before)
-        own = ops.slice(queue, start, (1, 3, together))[0]
+        # a gather: XLA on TensorFlow compiles a slice anew for each place that the data decide
+        place = (group // families) * length + first + before
+        own = ops.take(queue, place + ops.arange(together, dtype="int32"), axis=1)
         rows, operation = ops.unstack(ops.cast(own[:2], "int32"), 2)
         chosen = ops.arange(together, dtype="int32") < count - before
         part = ops.take(images, rows, axis=0)
