@@ -111,6 +111,23 @@ def classifier(network: Callable[[], keras.Model]) -> dict[str, Any]:
     return fitted(model, kg.data.training_data(stream(dataset())))
 
 
+def flat() -> dict[str, Any]:
+    """What needs the whole batch, but for mixing; and averages of the weights."""
+    model = kg.training.Classifier(
+        normalized(),
+        augmentation=layers.RandomErasing(0.5, seed=1),
+        feature_augmentation=kg.training.ISDA(0.5, STEPS),
+        sharpness_radius=0.1,
+    )
+    optimizer = kg.optimizers.SGD(0.05, l2=1e-3, use_ema=True, ema_momentum=0.5)
+    model.compile(optimizer, kg.losses.CrossEntropy())
+    found = fitted(model, kg.data.training_data(stream(dataset())))
+    with kg.training.use_averaged_weights(model):
+        kg.training.refresh_batch_normalization(model.network, dataset().images, batch_size=BATCH)
+        found["state"]["averaged"] = [ops.convert_to_numpy(v) for v in model.network.weights]
+    return found
+
+
 def generating() -> dict[str, Any]:
     data, weights = dataset(), np.array([1.0, 2.0, 3.0, 4.0])
     generator = small_networks().generator
@@ -142,6 +159,8 @@ TRAININGS: dict[str, Callable[[], dict[str, Any]]] = {
     "generated images": generating,
     "MUNIT": munit,
 }
+if BACKEND == "jax":  # TensorFlow refuses
+    TRAININGS["sharpness"] = flat
 
 
 def largest_difference(one: list[np.ndarray], two: list[np.ndarray]) -> float:
@@ -201,6 +220,10 @@ def facts() -> dict[str, Any]:
             model.fit(arrays, steps_per_epoch=1, verbose=0)
         except kg.InputError as error:
             found["PyDataset"] = str(error)
+        try:
+            flat()
+        except kg.InputError as error:
+            found["part of a batch"] = str(error)
         try:
             odd = stream(data, batch=5)
             model.fit(kg.data.training_data(odd), steps_per_epoch=1, verbose=0, shuffle=False)
