@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -61,8 +62,8 @@ class Classifier(backend.AugmentedModel):
             draws, as `keras_git.data.Stream(transform=...)` provides it.
         augmentation: one or a sequence of image policies for the whole training batch, float32
             (B, H, W, C) in 0..255. A policy has `apply(images, seed) -> images`, where seed is the
-            `keras.random.SeedGenerator` of this model, or is a Keras layer, such as
-            `keras.layers.RandomErasing`, which is called with `training=True`. On several devices
+            `keras.random.SeedGenerator` of this model. Other Keras layers, such as
+            `keras.layers.RandomErasing`, are called with `training=True` and draw from their own. On several devices
             of TensorFlow each draws the same for its part of the batch.
         mixing: what mixes images and labels: `mix(images, targets, seed, sources=None)` returns
             both, with targets float32 (B, num_classes), one-hot before. The compiled loss and
@@ -248,10 +249,10 @@ class Classifier(backend.AugmentedModel):
         # Sources together with the batch: the policies are traced once.
         together = images if sources is None else ops.concatenate([images, sources[0]])
         for policy in self.augmentation:
-            if isinstance(policy, keras.layers.Layer):
-                together = policy(together, training=True)
-            else:
+            if _takes_seed(policy):
                 together = policy.apply(together, self.seed_generator)
+            else:
+                together = policy(together, training=True)
         if sources is None:
             return together, None
         batch = ops.shape(images)[0]
@@ -335,11 +336,17 @@ def _policies(augmentation: Any) -> tuple[Any, ...]:
     policies = augmentation if isinstance(augmentation, (list, tuple)) else [augmentation]
     policies = [policy for policy in policies if policy is not None]
     for policy in policies:
-        if not isinstance(policy, keras.layers.Layer) and not hasattr(policy, "apply"):
+        if not isinstance(policy, keras.layers.Layer) and not _takes_seed(policy):
             raise InputError(
                 f"augmentation {policy!r} has no apply(images, seed) and is no Keras layer"
             )
     return tuple(policies)
+
+
+def _takes_seed(policy: Any) -> bool:
+    # not whether there is an `apply`: on PyTorch every layer has one, of functions of modules
+    apply = getattr(policy, "apply", None)
+    return apply is not None and "seed" in inspect.signature(apply).parameters
 
 
 def _serialized(value: Any) -> Any:
