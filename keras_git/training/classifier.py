@@ -63,8 +63,8 @@ class Classifier(backend.AugmentedModel):
         augmentation: one or a sequence of image policies for the whole training batch, float32
             (B, H, W, C) in 0..255. A policy has `apply(images, seed) -> images`, where seed is the
             `keras.random.SeedGenerator` of this model. Other Keras layers, such as
-            `keras.layers.RandomErasing`, are called with `training=True` and draw from their own. On several devices
-            of TensorFlow each draws the same for its part of the batch.
+            `keras.layers.RandomErasing`, are called with `training=True` and draw from their own.
+            On several devices of TensorFlow each draws the same for its part of the batch.
         mixing: what mixes images and labels: `mix(images, targets, seed, sources=None)` returns
             both, with targets float32 (B, num_classes), one-hot before. The compiled loss and
             metrics have to take such soft labels, as those of `keras_git.losses` and
