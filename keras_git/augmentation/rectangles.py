@@ -35,7 +35,7 @@ def clipped(centres: Any, sides: Any, shape: Any) -> Any:
 
 def mask(boxes: Any, shape: Any) -> Any:
     """bool `(N, H, W, 1)`: what is inside."""
-    top, bottom, left, right = (boxes[:, end, None] for end in range(4))
+    top, bottom, left, right = (boxes[:, end : end + 1] for end in range(4))
     rows = ops.arange(int(shape[1]), dtype="int32")[None]
     columns = ops.arange(int(shape[2]), dtype="int32")[None]
     of_rows = ops.logical_and(rows >= top, rows < bottom)

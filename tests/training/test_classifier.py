@@ -36,6 +36,17 @@ class Brighter:
         return cls(**config)
 
 
+class Levelled(keras.layers.Layer):
+    """A layer that can do both: as a policy it draws from the model."""
+
+    def augment(self, images: Any, seed: Any) -> Any:
+        shape = (keras.ops.shape(images)[0], 1, 1, 1)
+        return 0.0 * images + keras.random.uniform(shape, 1.0, 2.0, seed=seed)
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        return 0.0 * images
+
+
 class Doubled(keras.layers.Layer):
     def call(self, images: Any, training: bool = False) -> Any:
         return 2.0 * images if training else images
@@ -81,6 +92,14 @@ def test_policies_are_applied_in_their_order_to_the_whole_batch(
     np.testing.assert_allclose(added[0], np.broadcast_to(level, images.shape), atol=1e-4)
     assert (level >= 10).all() and (level <= 20).all() and level.std() > 0.5
     assert not np.allclose(added[0], added[1])  # new draws in each step
+
+
+def test_a_layer_that_augments_draws_from_the_model(images: np.ndarray) -> None:
+    model = kg.training.Classifier(small_network(), augmentation=Levelled(), seed=3)
+    x, _, _ = model.augment(images, np.zeros(12), None)
+    seed = keras.random.SeedGenerator(3)
+    expected = keras.random.uniform((12, 1, 1, 1), 1.0, 2.0, seed=seed)
+    np.testing.assert_allclose(numpy_of(x)[:, :1, :1], numpy_of(expected), rtol=1e-6)
 
 
 def test_generated_images_are_augmented(images: np.ndarray, labels: np.ndarray) -> None:
