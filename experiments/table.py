@@ -72,6 +72,7 @@ class Config:
         "Settings of experiments.cifar_lt to change for all cells: epochs=24,depth=8; items of a "
         "list with a colon between them. The page says what differs from published runs.",
     )
+    note: str = option("", "What a reader must know of these data or this machine, on top.")
     data_dir: str | None = option(None, "Folder of tensorflow_datasets, or of .npz files.")
     download: bool = option(True, "Whether tensorflow_datasets may download.")
     shard: str | None = option(None, "i/n: only the i-th (1 to n) of n shares of the cells.")
@@ -165,6 +166,7 @@ def run(config: Config) -> dict[str, Any]:
         _report_failed(plan, failed)
         return {}
     made = collect(plan.matrix, SUITES[config.suite], plan.groups, plan.cells, config.override)
+    made["note"] = config.note
     table = json.loads(to_json(made))
     write_pages(table, plan.matrix.root)
     print_table(table, plan.matrix.root)

@@ -76,7 +76,8 @@ def print_table(table: Mapping[str, Any], folder: Path) -> None:
     for group in table["tables"]:
         shown = errors_table(group)
         parts += [group_title(group), text_table([list(r) for r in (shown.head, *shown.rows)])]
-        parts.append("\n".join(f"[{i}] {note}" for i, note in enumerate(shown.notes, start=1)))
+        parts += ["\n".join(f"[{i}] {note}" for i, note in enumerate(shown.notes, start=1))]
+    parts = [part for part in parts if part]
     parts.append(f"the page: {folder / 'table.html'}")
     print("\n" + "\n\n".join(parts), flush=True)
 
@@ -121,6 +122,8 @@ def notes(table: Mapping[str, Any]) -> list[str]:
         )
     elif not table["has_published_values"]:
         found.append("No published values are known for these data.")
+    if table.get("note"):
+        found.append(table["note"])
     if table["overrides"]:
         found.append("Changed from the suite: " + ", ".join(table["overrides"]) + ".")
     rows = [row for group in table["tables"] for row in group["rows"]]

@@ -424,11 +424,13 @@ def test_the_page_says_what_differs_and_from_what(trained, tmp_path):
 
 
 def test_a_changed_setting_is_said_on_top_and_decides_nothing(trained, tmp_path):
-    content = run(cifar(tmp_path, override=("epochs=170", "second_decay_epoch=165")))
+    changed = ("epochs=170", "second_decay_epoch=165")
+    content = run(cifar(tmp_path, override=changed, note="images from <JPEG>"))
     for row in rows_of(content).values():
         assert row["comparison"]["verdict"] == "other setting"
         assert row["comparison"]["difference"] is not None
     html = to_html(content)
+    assert "images from &lt;JPEG&gt;" in html
     assert "REDUCED or changed" in html and "epochs 170 instead of 200" in html
     assert "not the same setting" in html and 'class="marked"' not in html
     other = run(cifar(tmp_path / "ratio", imbalance_ratios=(50.0,), seeds=(0,)))
