@@ -63,6 +63,7 @@ def test_magnitudes_are_even_parts_of_the_ranges(magnitude):
     assert bits == int(bits) and abs(bits - (8 - 4 * part)) <= 0.5 + 1e-9
 
 
+@pytest.mark.slow_on("jax")
 def test_magnitude_0_changes_nothing():
     images = _images()
     names = [n for n in RAND_AUGMENT_OPERATIONS[1:] if n not in ("autocontrast", "equalize")]
@@ -74,6 +75,7 @@ def test_magnitude_0_changes_nothing():
     np.testing.assert_array_equal(ops.convert_to_numpy(changed), images)
 
 
+@pytest.mark.slow_on("jax")
 def test_only_training_changes_images_and_a_seed_repeats_it():
     images = _images()
     layer, again = RandAugment(seed=3), RandAugment(seed=3)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from keras import ops
 from PIL import Image, ImageEnhance, ImageOps
 
-from keras_git import backend
 from keras_git.transforms import policy_operations as policy
 from keras_git.transforms.policy_batch import apply_operations
 
@@ -50,6 +50,7 @@ def pillow(image, operation, value):
     return np.asarray(getattr(ImageOps, operation)(given))
 
 
+@pytest.mark.slow_on("jax")
 def test_each_image_gets_its_own_operations_in_order():
     """More of one function than go together, none of others, two steps, and images left alone."""
     singles = [name for name in policy.OPERATIONS if name != "rescale"]
@@ -69,8 +70,8 @@ def test_each_image_gets_its_own_operations_in_order():
             step = n % 2 if len(row) == 1 else step
             operation[n, step], value[n, step] = policy.OPERATIONS.index(name), of
     images = _images()
-    function = backend.compiled(lambda *t: apply_operations(*t, names=singles), [])
-    changed = function(images.astype(np.float32), operation, value)
+    given = images.astype(np.float32), operation, value
+    changed = apply_operations(*map(ops.convert_to_tensor, given), singles)
     changed = ops.convert_to_numpy(changed)
     for n, row in enumerate(plan):
         expected = images[n]
@@ -80,6 +81,7 @@ def test_each_image_gets_its_own_operations_in_order():
         np.testing.assert_allclose(changed[n], expected, atol=float(loose), err_msg=str(row))
 
 
+@pytest.mark.slow_on("jax")
 def test_nothing_to_do_leaves_images_unrounded():
     images = _images().astype(np.float32) + 0.25
     nothing = np.full((NUMBER, 2), -1, np.int32)
