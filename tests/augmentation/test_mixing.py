@@ -234,7 +234,7 @@ class AugmentedClassifier(Classifier):
         return x, targets, sample_weight
 
 
-@pytest.mark.slow_on("jax")
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_all_of_it_within_the_compiled_step_of_fit():
     """With a last batch of another size, which is an unknown one on TensorFlow."""
     images = np.random.default_rng(0).integers(0, 256, (22, *SIDES, 3)).astype(np.uint8)
