@@ -38,15 +38,19 @@ def permutation(seed: Any, number: Any) -> Any:
     return ops.cast(ops.argsort(uniform(seed, number)), "int32")
 
 
+def _power(alpha: float) -> float:
+    return min(alpha, 32.0)  # higher ones leave the range of float32
+
+
 @functools.lru_cache(maxsize=32)
 def _lower_quantiles(alpha: float) -> np.ndarray:
-    """(2 q)^min(alpha, 1) of quantiles q of Beta(alpha, alpha), evenly from 0 to the median.
+    """(2 q)^alpha of quantiles q of Beta(alpha, alpha), evenly from 0 to the median.
 
     Near 0 the distribution function is proportional to q^alpha: of its power, linear interpolation
     is right there too.
     """
     quantiles = special.betaincinv(alpha, alpha, np.linspace(0.0, 0.5, _POINTS + 1))
-    return ((2.0 * quantiles) ** min(alpha, 1.0)).astype(np.float32)
+    return ((2.0 * quantiles) ** _power(alpha)).astype(np.float32)
 
 
 def beta(seed: Any, number: Any, alpha: float) -> Any:
@@ -63,7 +67,5 @@ def beta(seed: Any, number: Any, alpha: float) -> Any:
     table = ops.convert_to_tensor(_lower_quantiles(float(alpha)))
     low, high = ops.take(table, index), ops.take(table, index + 1)
     value = low + (place - below) * (high - low)
-    if alpha < 1.0:
-        value = ops.power(value, 1.0 / alpha)
-    value = 0.5 * value
+    value = 0.5 * ops.power(value, 1.0 / _power(alpha))
     return ops.where(drawn < 0.5, value, 1.0 - value)

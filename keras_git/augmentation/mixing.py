@@ -177,7 +177,7 @@ class Remix(MixUp):
 
     The class of a soft target is its largest entry.
 
-    Reference: Chou et al., *Remix: Rebalanced Mixup*, ECCV Workshops 2020, equations 5 to 8.
+    Reference: Chou et al., *Remix: Rebalanced Mixup*, ECCV Workshops 2020, section 3.
     """
 
     def __init__(

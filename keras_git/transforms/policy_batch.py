@@ -52,7 +52,7 @@ def apply_operations(images: Any, operation: Any, value: Any, names: Sequence[st
     members: dict[str, list[str]] = {}
     for name in names:
         members.setdefault(policy.FAMILIES[name], []).append(name)
-    if not members:
+    if not members or not operation.shape[1]:
         return images
     branches = [partial(_changed, own) for own in members.values()]
     families = len(branches)
