@@ -204,11 +204,7 @@ def training_data(
     Raises:
         InputError: for an unknown pipeline or sources with images of another shape.
     """
-    if sources is not None and sources.dataset.image_shape != stream.dataset.image_shape:
-        raise InputError(
-            f"source images have shape {sources.dataset.image_shape}, training images "
-            f"{stream.dataset.image_shape}; they must agree"
-        )
+    check_sources(stream, sources)
     if initial_epoch < 0 or initial_step < 0:
         raise InputError(
             f"initial_epoch is {initial_epoch} and initial_step {initial_step}; both must be 0 or "
@@ -218,8 +214,6 @@ def training_data(
     first = initial_epoch * steps + initial_step
     if epochs is not None and epochs * steps <= first:
         raise InputError(f"epochs is {epochs}; it must be above initial_epoch ({initial_epoch})")
-    if sources is not None and sources.transform is not None:
-        raise InputError("source images cannot have a transform; give it to the first stream")
     streams = [stream] if sources is None else [stream, sources]
     if choose_pipeline(pipeline) == "numpy":
         return _NumpyBatches(streams, steps, first, None)
@@ -248,13 +242,26 @@ def evaluation_data(dataset: ImageDataset, batch_size: int, pipeline: str = "aut
     return _tensorflow_batches([stream], steps, 0, 1)
 
 
-def _position(stream: Stream, steps: int, index: int) -> tuple[int, int]:
+def check_sources(stream: Stream, sources: Stream | None) -> None:
+    """Raises InputError for source images of another shape, or with a transformation."""
+    if sources is None:
+        return
+    if sources.dataset.image_shape != stream.dataset.image_shape:
+        raise InputError(
+            f"source images have shape {sources.dataset.image_shape}, training images "
+            f"{stream.dataset.image_shape}; they must agree"
+        )
+    if sources.transform is not None:
+        raise InputError("source images cannot have a transform; give it to the first stream")
+
+
+def position(stream: Stream, steps: int, index: int) -> tuple[int, int]:
     """(epoch, step) of a stream at a running batch number of `steps` per epoch."""
     epoch, step = divmod(index, steps)
     return epoch, step % stream.steps_per_epoch
 
 
-def _element(pairs: list[tuple[Any, Any]], parameters: dict[str, Any]) -> tuple[Any, Any]:
+def element(pairs: list[tuple[Any, Any]], parameters: dict[str, Any]) -> tuple[Any, Any]:
     """What one batch looks like to `fit`; `parameters` are those of a transformation, or empty."""
     images, labels = pairs[0]
     inputs = {"images": images}
@@ -284,10 +291,10 @@ class _NumpyBatches(keras.utils.PyDataset):
         if self._epochs is not None and not 0 <= index < self._epochs * self._steps:
             raise IndexError(index)
         number = self._start + index
-        pairs = [s.batch(*_position(s, self._steps, number)) for s in self._streams]
-        position = _position(self._streams[0], self._steps, number)
-        parameters = self._streams[0].transform_parameters(*position, len(pairs[0][1]))
-        return _element(pairs, parameters)
+        pairs = [s.batch(*position(s, self._steps, number)) for s in self._streams]
+        drawn_at = position(self._streams[0], self._steps, number)
+        parameters = self._streams[0].transform_parameters(*drawn_at, len(pairs[0][1]))
+        return element(pairs, parameters)
 
 
 def _tensorflow_batches(streams: list[Stream], steps: int, first: int, epochs: int | None) -> Any:
@@ -325,7 +332,7 @@ def _tensorflow_batches(streams: list[Stream], steps: int, first: int, epochs: i
             if step >= steps:  # the number of results is fixed
                 arrays += nothing
                 continue
-            pairs = [s.batch(*_position(s, steps, int(epoch) * steps + step)) for s in streams]
+            pairs = [s.batch(*position(s, steps, int(epoch) * steps + step)) for s in streams]
             arrays += itertools.chain(*pairs)
             drawn = streams[0].transform_parameters(int(epoch), step, len(pairs[0][1]))
             arrays += [drawn[name] for name in names]
@@ -338,7 +345,7 @@ def _tensorflow_batches(streams: list[Stream], steps: int, first: int, epochs: i
             parts = flat[number * len(shapes) : (number + 1) * len(shapes)]
             parts = [tf.ensure_shape(p, shape) for p, shape in zip(parts, shapes, strict=True)]
             pairs = [(parts[i], parts[i + 1]) for i in range(0, 2 * len(streams), 2)]
-            return _element(pairs, dict(zip(names, parts[2 * len(streams) :], strict=True)))
+            return element(pairs, dict(zip(names, parts[2 * len(streams) :], strict=True)))
 
         choices = [functools.partial(batch, number) for number in range(at_a_time)]
         return tf.data.Dataset.range(tf.minimum(np.int64(at_a_time), steps - begin)).map(

@@ -13,6 +13,7 @@ from keras_git.training.git_classifier import (
     mix,
 )
 from keras_git.training.munit import MUNIT
+from keras_git.training.on_device import fit_on_device, fit_seeds_on_device
 
 __all__ = [
     "MUNIT",
@@ -21,6 +22,8 @@ __all__ = [
     "GITClassifier",
     "GeneratorBank",
     "check_generator",
+    "fit_on_device",
+    "fit_seeds_on_device",
     "generate_images",
     "generator_bank",
     "keep_probability",
