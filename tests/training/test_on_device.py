@@ -120,6 +120,7 @@ def test_training_is_that_of_fit_and_callbacks_see_it():
     assert events.seen[-1] == "end of training"
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_training_goes_on_in_fit_and_ends_where_a_callback_says():
     batches, here, by_fit = stream(drop_remainder=True), model(), model()
     history = kg.training.fit_on_device(here, batches, epochs=9, callbacks=[Events(stop_at=0)])
@@ -129,13 +130,18 @@ def test_training_goes_on_in_fit_and_ends_where_a_callback_says():
     assert_same(here, by_fit)
 
 
+@pytest.mark.slow_on("jax")
 def test_compiled_steps_follow_compile_and_go_with_their_model():
     batches, here = stream(drop_remainder=True), model()
     kg.training.fit_on_device(here, batches, epochs=1)
     before = [keras.ops.convert_to_numpy(v) for v in here.trainable_variables]
-    here.compile(kg.optimizers.SGD(0.0), kg.losses.CrossEntropy())
+    here.compile(
+        kg.optimizers.SGD(0.0),
+        kg.losses.CrossEntropy(),
+        metrics=[keras.metrics.SparseTopKCategoricalAccuracy(2, name="top_2")],
+    )
     history = kg.training.fit_on_device(here, batches, epochs=1)
-    assert set(history.history) == {"loss"}
+    assert set(history.history) == {"loss", "top_2"}
     for old, variable in zip(before, here.trainable_variables, strict=True):
         np.testing.assert_array_equal(old, keras.ops.convert_to_numpy(variable))
     if keras.config.backend() != "tensorflow":  # Keras itself keeps models there
@@ -152,7 +158,7 @@ def generator() -> keras.Model:
     return made
 
 
-@pytest.mark.slow_on("jax")
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_seeds_together_are_the_seeds_alone():
     """With a generator that is the same object in all, and random styles of each."""
     shared = generator()
@@ -175,6 +181,7 @@ def test_seeds_together_are_the_seeds_alone():
         assert_same(m, n, 1e-4)
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_a_stopped_seed_stays_as_it_is():
     batches = [stream(seed=s, drop_remainder=True) for s in (0, 1)]
     models, events = [model(0), model(1)], [[Events(stop_at=0)], []]
