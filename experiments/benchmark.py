@@ -1,15 +1,22 @@
 """Step times on this machine and backend, and what the shortcuts save, as ratios of one run.
 
     KERAS_BACKEND=jax python -m experiments.benchmark
+    KERAS_BACKEND=jax python -m experiments.benchmark --setting=speed --output=benchmark.json
 
+The second: images per second of the pipelines, and a step of a ResNet for CIFAR through `fit`, in
+device mode, of several seeds at once, and beside a loop written by hand in PyTorch.
 Medians over repeats of several steps each, compilation left out; no claim beyond this machine.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import itertools
 import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,6 +62,9 @@ _SETTINGS = {
     },
 }
 
+_PARTS = ("pipeline", "step", "device", "seeds", "torch")
+_EPOCH_IMAGES, _EPOCHS, _SEEDS = 12_406, 200, 3  # of CIFAR-10-LT
+
 
 @dataclass(frozen=True)
 class Config:
@@ -62,8 +72,17 @@ class Config:
 
     setting: str = option(
         "small",
-        "Networks: small (quickstart) or paper (CIFAR); audit: an audit beside bare predictions.",
-        (*_SETTINGS, "audit"),
+        "Networks: small (quickstart) or paper (CIFAR); audit: an audit beside bare predictions; "
+        "speed: pipelines and training steps.",
+        (*_SETTINGS, "audit", "speed"),
+    )
+    parts: tuple[str, ...] = option(
+        ("pipeline", "step", "device", "torch"), "Of speed: " + ", ".join(_PARTS) + "."
+    )
+    depth: int = option(32, "Of speed: depth of the ResNet.")
+    batch_size: int = option(128, "Of speed: images per step.")
+    policy: str = option(
+        "float32", "Of speed: dtype policy of Keras.", ("float32", "mixed_bfloat16")
     )
     steps: int = option(10, "Steps per repeat; of an audit, draws per image.")
     repeats: int = option(5, "Repeats; the median counts.")
@@ -91,6 +110,8 @@ def run(config: Config) -> dict[str, Any]:
         raise InputError("--steps and --repeats: use 1 or more")
     if config.setting == "audit":
         return _finished(config, _audit(config), "predict")
+    if config.setting == "speed":
+        return _speed(config)
     setting = _SETTINGS[config.setting]
     shape, batch = setting["shape"], setting["batch"]
     rng = np.random.default_rng(0)
@@ -199,6 +220,125 @@ def _audit(config: Config) -> dict[str, float]:
         milliseconds[name] = per_thousand(audit({name: transform}))
     milliseconds["audit"] = per_thousand(audit(list(kg.transforms.LADDERS)))
     return milliseconds
+
+
+def _pipeline_speed(config: Config, stream: kg.data.Stream) -> dict[str, float]:
+    """Images per second of each pipeline; an epoch of the first repeat is not counted."""
+    images = stream.images_per_epoch
+    found = {}
+    for name in ("tf_data", "numpy"):
+        if name == "tf_data" and importlib.util.find_spec("tensorflow") is None:
+            continue
+        data = kg.data.training_data(stream, epochs=config.repeats + 2, pipeline=name)
+        steps = stream.steps_per_epoch
+        batches = iter(data) if name == "tf_data" else (data[i] for i in itertools.count())
+        seconds = []
+        for _ in range(config.repeats + 1):
+            start = time.perf_counter()
+            for _ in range(steps):
+                next(batches)
+            seconds.append(time.perf_counter() - start)
+        found[name] = images / statistics.median(seconds[1:])
+    return found
+
+
+def _speed(config: Config) -> dict[str, Any]:
+    """Pipelines in images per second, steps in milliseconds, taken in turns.
+
+    Raises:
+        InputError: an unknown part.
+    """
+    unknown = set(config.parts) - set(_PARTS)
+    if unknown:
+        raise InputError(f"--parts: {sorted(unknown)[0]!r} is unknown; use {', '.join(_PARTS)}")
+    rng = np.random.default_rng(0)
+
+    def streams(number: int, images: int) -> list[kg.data.Stream]:
+        pixels = rng.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
+        dataset = kg.data.ImageDataset(pixels, np.arange(images) % 10, 10)
+        return [
+            kg.data.Stream(
+                dataset,
+                kg.data.sampler("instance_balanced", dataset.labels, seed),
+                config.batch_size,
+                kg.data.RandomCropFlip(),
+                seed=seed,
+                drop_remainder=True,
+            )
+            for seed in range(number)
+        ]
+
+    def classifier(seed: int) -> Any:
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(config.policy)
+        try:
+            network = kg.models.resnet(
+                (32, 32, 3), 10, config.depth, mean=[0.5] * 3, std=[0.25] * 3, seed=seed
+            )
+        finally:
+            keras.config.set_dtype_policy(before)
+        model = kg.training.Classifier(network)
+        model.compile(kg.optimizers.SGD(0.01, momentum=0.9, l2=2e-4), kg.losses.CrossEntropy())
+        return model
+
+    result: dict[str, Any] = {"settings": dataclasses.asdict(config), "versions": versions()}
+    if "pipeline" in config.parts:
+        (whole,) = streams(1, max(_EPOCH_IMAGES, config.batch_size))
+        result["images_per_second"] = _pipeline_speed(config, whole)
+    seeds = streams(_SEEDS, config.batch_size * config.steps)
+    runs: dict[str, Callable[[], Any]] = {}
+    if "step" in config.parts:
+        fitted = classifier(0)
+        runs["fit"] = lambda: fitted.fit(
+            kg.data.training_data(seeds[0], epochs=1), steps_per_epoch=config.steps, verbose=0
+        )
+    if "device" in config.parts:
+        here = classifier(0)
+        runs["on device"] = lambda: kg.training.fit_on_device(here, seeds[0], epochs=1)
+    if "seeds" in config.parts:
+        models = [classifier(seed) for seed in range(_SEEDS)]
+        runs[f"{_SEEDS} seeds on device"] = lambda: kg.training.fit_seeds_on_device(
+            models, seeds, epochs=1
+        )
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(config.repeats + 1):  # in turns, so that all see the same machine
+        for name, training in runs.items():
+            start = time.perf_counter()
+            training()
+            if repeat:  # the first compiles
+                seconds[name].append(time.perf_counter() - start)
+    if "torch" in config.parts and importlib.util.find_spec("torch") is not None:
+        numbers = (config.depth, config.batch_size, config.steps, config.repeats)
+        # In a process of its own: the threads of Keras's backend would be in the way.
+        done = subprocess.run(
+            [sys.executable, "-m", "experiments.torch_baseline", *map(str, numbers)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        seconds["PyTorch by hand"] = json.loads(done.stdout.splitlines()[-1])
+    milliseconds = {
+        name: 1e3 * statistics.median(each) / config.steps for name, each in seconds.items()
+    }
+    result["milliseconds"] = milliseconds
+    for plain in ("PyTorch by hand", "fit"):
+        if plain in milliseconds:
+            result[f"ratios_to_{plain.replace(' ', '_')}"] = {
+                name: value / milliseconds[plain] for name, value in milliseconds.items()
+            }
+    steps = _EPOCHS * (_EPOCH_IMAGES // config.batch_size)
+    result["minutes_of_200_epochs_of_cifar10_lt"] = {
+        name: value * steps / 60_000 for name, value in milliseconds.items()
+    }
+    print(f"speed, backend {keras.config.backend()}, {config.policy}")
+    for name in result:
+        if name not in ("settings", "versions"):
+            print(f"{name}:")
+            for key, value in result[name].items():
+                print(f"{key:>40}  {value:12.2f}")
+    if config.output:
+        write_atomically(Path(config.output), to_json(json.loads(to_json(result))))
+    return result
 
 
 def _finished(

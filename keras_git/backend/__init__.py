@@ -3,6 +3,7 @@
 `StepModel`: a model whose `step` asks for gradients through `minimize`.
 `AugmentedModel`: stock Keras training on batches first passed through `augment`.
 `compiled`: a function of tensors that reads Keras variables, compiled where the backend can.
+`repeated_steps`: many training steps in one call, on data that lie on the device.
 `num_replicas`, `replica_mean`: of the copies of a model that share a batch.
 `separate_replicas`, `rows_of_replica`: where each copy runs a step on its part, and sees no more.
 `num_devices`, `data_parallel_scope`: see `keras_git.distribution`.
@@ -29,6 +30,7 @@ _module = importlib.import_module(f"keras_git.backend.{keras.config.backend()}")
 StepModel = _module.StepModel
 AugmentedModel = _module.AugmentedModel
 compiled = _module.compiled
+repeated_steps = _module.repeated_steps
 num_replicas = _module.num_replicas
 replica_mean = _module.replica_mean
 separate_replicas = _module.separate_replicas
@@ -43,6 +45,7 @@ __all__ = [
     "data_parallel_scope",
     "num_devices",
     "num_replicas",
+    "repeated_steps",
     "replica_mean",
     "rows_of_replica",
     "separate_replicas",

@@ -13,6 +13,7 @@ from keras_git.backend.common import (
     StepModelBase,
     sharpness_perturbations,
 )
+from keras_git.errors import InputError
 
 
 class StepModel(StepModelBase):
@@ -113,6 +114,84 @@ def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable
         return pure([v.value for v in variables], *tensors)
 
     return call
+
+
+def repeated_steps(
+    models: Sequence[Any], batch: Callable[[Any, Any], Any]
+) -> Callable[[Any, Any, int, int], None]:
+    """Training steps of several models, as many as wanted in one compiled call.
+
+    One compilation for any number of steps. Several models train together: the compiler sees one
+    step with an additional axis (`jax.vmap`).
+
+    Args:
+        models: built and compiled, all alike but for the values of their variables.
+        batch: from a table and the plan of one step to the data of `train_step`.
+
+    Returns:
+        `run(table, plans, start, stop)`: steps `start` to `stop` of each model by its entry of
+        `plans`, trees of arrays whose first axis is the step. Weights, optimizers and metrics of
+        the models are changed.
+    """
+    if num_replicas() > 1:
+        raise InputError("images on the device need a single device: use fit without data_parallel")
+
+    def groups(model: Any) -> tuple[list[Any], ...]:
+        return (
+            model.trainable_variables,
+            model.non_trainable_variables,
+            model.optimizer.variables,
+            model.metrics_variables,
+        )
+
+    def step(state: Any, table: Any, plan: Any) -> Any:
+        return models[0].train_step(state, batch(table, plan))[1]
+
+    def together(states: Any, shared: Any, table: Any, plans: Any, start: Any, stop: Any) -> Any:
+        # What the models have in common, such as a frozen generator, gets no additional axis.
+        axes = jax.tree.map(lambda same: None if same else 0, shared)
+        state = jax.tree.map(
+            lambda same, *values: values[0] if same else jax.numpy.stack(values), shared, *states
+        )
+        many = jax.vmap(step, in_axes=(axes, None, 0), out_axes=axes)
+        stacked = jax.tree.map(lambda *parts: jax.numpy.stack(parts), *plans)
+
+        def body(i: Any, state: Any) -> Any:
+            return many(state, table, jax.tree.map(lambda part: part[:, i], stacked))
+
+        state = jax.lax.fori_loop(start, stop, body, state)
+        return [
+            jax.tree.map(lambda same, value: value if same else value[m], shared, state)  # noqa: B023
+            for m in range(len(states))
+        ]
+
+    def alone(states: Any, table: Any, plans: Any, start: Any, stop: Any) -> Any:
+        def body(i: Any, state: Any) -> Any:
+            return step(state, table, jax.tree.map(lambda part: part[i], plans[0]))
+
+        return [jax.lax.fori_loop(start, stop, body, states[0])]
+
+    variables = [groups(model) for model in models]
+    shared = jax.tree.map(
+        lambda *same: all(v is same[0] for v in same),
+        *variables,
+        is_leaf=lambda v: hasattr(v, "assign"),
+    )
+    if len(models) == 1:
+        compiled_steps = jax.jit(alone)
+    else:
+        compiled_steps = jax.jit(lambda states, *arguments: together(states, shared, *arguments))
+
+    def run(table: Any, plans: Any, start: int, stop: int) -> None:
+        states = [tuple([v.value for v in group] for group in groups(model)) for model in models]
+        # Not donated: whatever interrupts the call, the variables keep their values.
+        states = compiled_steps(states, table, plans, start, stop)
+        for model, state in zip(models, states, strict=True):
+            for group, values in zip(groups(model), state, strict=True):
+                for variable, value in zip(group, values, strict=True):
+                    variable.assign(value)
+
+    return run
 
 
 def num_replicas() -> int:

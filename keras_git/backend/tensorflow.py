@@ -114,6 +114,41 @@ def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable
     return call
 
 
+def repeated_steps(
+    models: Sequence[Any], batch: Callable[[Any, Any], Any]
+) -> Callable[[Any, Any, int, int], None]:
+    """Training steps of several models, as many as wanted in one call; one model after the other.
+
+    See the function of this name for JAX. A step is compiled by XLA if Keras would do so.
+    """
+    if any(model.distribute_strategy.num_replicas_in_sync > 1 for model in models):
+        raise InputError("images on the device need a single device: use fit without data_parallel")
+
+    def steps_of(model: Any) -> Callable[..., None]:
+        @tf.function(jit_compile=model.jit_compile, autograph=False)
+        def step(table: Any, plan: Any) -> None:
+            model.train_step(batch(table, plan))
+
+        @tf.function(autograph=False)
+        def steps(table: Any, plan: Any, start: Any, stop: Any) -> None:
+            def body(i: Any) -> Any:
+                step(table, tf.nest.map_structure(lambda part: part[i], plan))
+                return i + 1
+
+            tf.while_loop(lambda i: i < stop, body, [start], parallel_iterations=1)
+
+        return steps
+
+    functions = [steps_of(model) for model in models]
+
+    def run(table: Any, plans: Any, start: int, stop: int) -> None:
+        for function, plan in zip(functions, plans, strict=True):
+            plan = tf.nest.map_structure(tf.convert_to_tensor, plan)
+            function(table, plan, tf.constant(start), tf.constant(stop))
+
+    return run
+
+
 def num_replicas() -> int:
     """Parts into which a batch is divided; the replicas of `tf.distribute.MirroredStrategy`."""
     context = tf.distribute.get_replica_context()

@@ -55,6 +55,23 @@ def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable
     return call
 
 
+def repeated_steps(
+    models: Sequence[Any], batch: Callable[[Any, Any], Any]
+) -> Callable[[Any, Any, int, int], None]:
+    """Training steps of several models, one after the other, on data that lie on the device.
+
+    See the function of this name for JAX.
+    """
+
+    def run(table: Any, plans: Any, start: int, stop: int) -> None:
+        for model, plan in zip(models, plans, strict=True):
+            plan = keras.tree.map_structure(keras.ops.convert_to_tensor, plan)
+            for i in range(start, stop):
+                model.train_step(batch(table, keras.tree.map_structure(lambda a: a[i], plan)))  # noqa: B023
+
+    return run
+
+
 def num_replicas() -> int:
     """Parts into which a batch is divided: Keras does not divide it here."""
     return 1

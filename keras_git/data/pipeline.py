@@ -7,7 +7,9 @@ uninterrupted one would.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import itertools
 from typing import Any
 
 import keras
@@ -23,6 +25,7 @@ from keras_git.transforms import Transform
 
 PIPELINES = ("auto", "tf_data", "numpy")
 _PREFETCHED_BATCHES = 4
+_BYTES_PER_CALL = 1 << 26
 
 
 class Stream:
@@ -201,11 +204,7 @@ def training_data(
     Raises:
         InputError: for an unknown pipeline or sources with images of another shape.
     """
-    if sources is not None and sources.dataset.image_shape != stream.dataset.image_shape:
-        raise InputError(
-            f"source images have shape {sources.dataset.image_shape}, training images "
-            f"{stream.dataset.image_shape}; they must agree"
-        )
+    check_sources(stream, sources)
     if initial_epoch < 0 or initial_step < 0:
         raise InputError(
             f"initial_epoch is {initial_epoch} and initial_step {initial_step}; both must be 0 or "
@@ -215,8 +214,6 @@ def training_data(
     first = initial_epoch * steps + initial_step
     if epochs is not None and epochs * steps <= first:
         raise InputError(f"epochs is {epochs}; it must be above initial_epoch ({initial_epoch})")
-    if sources is not None and sources.transform is not None:
-        raise InputError("source images cannot have a transform; give it to the first stream")
     streams = [stream] if sources is None else [stream, sources]
     if choose_pipeline(pipeline) == "numpy":
         return _NumpyBatches(streams, steps, first, None)
@@ -245,13 +242,26 @@ def evaluation_data(dataset: ImageDataset, batch_size: int, pipeline: str = "aut
     return _tensorflow_batches([stream], steps, 0, 1)
 
 
-def _position(stream: Stream, steps: int, index: int) -> tuple[int, int]:
+def check_sources(stream: Stream, sources: Stream | None) -> None:
+    """Raises InputError for source images of another shape, or with a transformation."""
+    if sources is None:
+        return
+    if sources.dataset.image_shape != stream.dataset.image_shape:
+        raise InputError(
+            f"source images have shape {sources.dataset.image_shape}, training images "
+            f"{stream.dataset.image_shape}; they must agree"
+        )
+    if sources.transform is not None:
+        raise InputError("source images cannot have a transform; give it to the first stream")
+
+
+def position(stream: Stream, steps: int, index: int) -> tuple[int, int]:
     """(epoch, step) of a stream at a running batch number of `steps` per epoch."""
     epoch, step = divmod(index, steps)
     return epoch, step % stream.steps_per_epoch
 
 
-def _element(pairs: list[tuple[Any, Any]], parameters: dict[str, Any]) -> tuple[Any, Any]:
+def element(pairs: list[tuple[Any, Any]], parameters: dict[str, Any]) -> tuple[Any, Any]:
     """What one batch looks like to `fit`; `parameters` are those of a transformation, or empty."""
     images, labels = pairs[0]
     inputs = {"images": images}
@@ -281,124 +291,81 @@ class _NumpyBatches(keras.utils.PyDataset):
         if self._epochs is not None and not 0 <= index < self._epochs * self._steps:
             raise IndexError(index)
         number = self._start + index
-        pairs = [s.batch(*_position(s, self._steps, number)) for s in self._streams]
-        position = _position(self._streams[0], self._steps, number)
-        parameters = self._streams[0].transform_parameters(*position, len(pairs[0][1]))
-        return _element(pairs, parameters)
+        pairs = [s.batch(*position(s, self._steps, number)) for s in self._streams]
+        drawn_at = position(self._streams[0], self._steps, number)
+        parameters = self._streams[0].transform_parameters(*drawn_at, len(pairs[0][1]))
+        return element(pairs, parameters)
 
 
 def _tensorflow_batches(streams: list[Stream], steps: int, first: int, epochs: int | None) -> Any:
     """The same batches as a tf.data pipeline, from batch `first` on, up to epoch `epochs`.
 
-    Python runs once per epoch, to decide about all its batches; everything per batch is
-    TensorFlow's. Besides the speed, a pipeline that calls Python for every batch can hang when
-    the interpreter ends while a prefetch is under way.
+    numpy makes the batches, because it copies whole rows of a crop and no gather of TensorFlow
+    does; several in one call, which TensorFlow then hands out one by one without a copy. A call
+    for every batch would be slower, and could hang when the interpreter ends while a prefetch is
+    under way.
     """
     import tensorflow as tf
 
     hide_accelerators()
-    executors = [_TensorflowExecutor(stream) for stream in streams]
     names, examples = [], []
     if streams[0].transform is not None:
         sample = streams[0].transform.sample(1, np.random.default_rng(0))
         names, examples = list(sample), list(sample.values())
-    dtypes = (tf.int64, tf.int32, tf.bool, tf.int64) * len(streams)
-    shapes: tuple[Any, ...] = ((None,), (None, 2), (None,), (steps + 1,)) * len(streams)
-    dtypes += tuple(tf.as_dtype(example.dtype) for example in examples)
-    shapes += tuple((None, *example.shape[1:]) for example in examples)
+    dtypes: list[Any] = []  # of one batch
+    shapes: list[tuple[Any, ...]] = []
+    for stream in streams:
+        dtypes += [tf.uint8, tf.int64]
+        shapes += [(None, *stream.dataset.image_shape), (None,)]
+    dtypes += [tf.as_dtype(example.dtype) for example in examples]
+    shapes += [(None, *example.shape[1:]) for example in examples]
+    nothing = [
+        np.zeros([size or 0 for size in shape], dtype.as_numpy_dtype)
+        for dtype, shape in zip(dtypes, shapes, strict=True)
+    ]
+    at_a_time = min(_steps_per_call(streams), steps)
+    first_epoch, first_step = divmod(first, steps)
 
-    def decide(epoch: np.ndarray) -> list[np.ndarray]:
+    def make(epoch: np.ndarray, begin: np.ndarray) -> list[np.ndarray]:
         arrays: list[np.ndarray] = []
-        for stream in streams:
-            arrays.extend(_epoch_plan(stream, steps, int(epoch)))
-        if names:
-            drawn = _epoch_parameters(streams[0], steps, int(epoch), np.diff(arrays[3]))
-            arrays.extend(drawn[name] for name in names)
+        for step in range(int(begin), int(begin) + at_a_time):
+            if step >= steps:  # the number of results is fixed
+                arrays += nothing
+                continue
+            pairs = [s.batch(*position(s, steps, int(epoch) * steps + step)) for s in streams]
+            arrays += itertools.chain(*pairs)
+            drawn = streams[0].transform_parameters(int(epoch), step, len(pairs[0][1]))
+            arrays += [drawn[name] for name in names]
         return arrays
 
-    def batches_of(epoch: Any) -> Any:
-        plan = tf.numpy_function(decide, [epoch], dtypes, stateful=False)
-        plan = [tf.ensure_shape(part, shape) for part, shape in zip(plan, shapes, strict=True)]
+    def batches_of(epoch: Any, begin: Any) -> Any:
+        flat = tf.numpy_function(make, [epoch, begin], dtypes * at_a_time, stateful=False)
 
-        def carry_out(step: Any) -> tuple[Any, Any]:
-            pairs = []
-            for i, run in enumerate(executors):
-                indices, offsets, flips, splits = plan[4 * i : 4 * i + 4]
-                start, stop = splits[step], splits[step + 1]
-                pairs.append(run(indices[start:stop], offsets[start:stop], flips[start:stop]))
-            start, stop = plan[3][step], plan[3][step + 1]
-            drawn = plan[4 * len(executors) :]
-            parameters = {n: values[start:stop] for n, values in zip(names, drawn, strict=True)}
-            return _element(pairs, parameters)
+        def batch(number: int) -> tuple[Any, Any]:
+            parts = flat[number * len(shapes) : (number + 1) * len(shapes)]
+            parts = [tf.ensure_shape(p, shape) for p, shape in zip(parts, shapes, strict=True)]
+            pairs = [(parts[i], parts[i + 1]) for i in range(0, 2 * len(streams), 2)]
+            return element(pairs, dict(zip(names, parts[2 * len(streams) :], strict=True)))
 
-        # Two batches at a time, handed out in order.
-        begin = tf.where(epoch == first_epoch, np.int64(first_step), np.int64(0))
-        return tf.data.Dataset.range(begin, steps).map(
-            carry_out, num_parallel_calls=2, deterministic=True
+        choices = [functools.partial(batch, number) for number in range(at_a_time)]
+        return tf.data.Dataset.range(tf.minimum(np.int64(at_a_time), steps - begin)).map(
+            lambda number: tf.switch_case(tf.cast(number, tf.int32), choices)
         )
 
-    first_epoch, first_step = divmod(first, steps)
+    def calls_of(epoch: Any) -> Any:
+        begin = tf.where(epoch == first_epoch, np.int64(first_step), np.int64(0))
+        begins = tf.data.Dataset.range(begin, steps, at_a_time)
+        return begins.flat_map(lambda begin: batches_of(epoch, begin))
+
     stop = np.iinfo(np.int64).max if epochs is None else epochs
-    return (
-        tf.data.Dataset.range(first_epoch, stop).flat_map(batches_of).prefetch(_PREFETCHED_BATCHES)
-    )
+    return tf.data.Dataset.range(first_epoch, stop).flat_map(calls_of).prefetch(_PREFETCHED_BATCHES)
 
 
-def _epoch_plan(stream: Stream, steps: int, epoch: int) -> tuple[np.ndarray, ...]:
-    """All plans of an epoch of `steps` batches, joined.
-
-    Returns:
-        `(indices, offsets, flips, splits)`: as in `Stream.plan` but for all batches, and int64
-        (steps + 1,): batch i has the entries splits[i] to splits[i + 1].
-    """
-    plans = [stream.plan(*_position(stream, steps, epoch * steps + i)) for i in range(steps)]
-    splits = np.cumsum([0, *(len(indices) for indices, _ in plans)], dtype=np.int64)
-    return (
-        np.concatenate([indices for indices, _ in plans]),
-        np.concatenate([offsets for _, (offsets, _) in plans]),
-        np.concatenate([flips for _, (_, flips) in plans]),
-        splits,
-    )
-
-
-def _epoch_parameters(
-    stream: Stream, steps: int, epoch: int, sizes: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Parameters of the transformation for all batches of an epoch, joined."""
-    drawn = [
-        stream.transform_parameters(*_position(stream, steps, epoch * steps + i), int(size))
-        for i, size in enumerate(sizes)
-    ]
-    return {name: np.concatenate([batch[name] for batch in drawn]) for name in drawn[0]}
-
-
-class _TensorflowExecutor:
-    """Turns one plan into one batch: a gather, then crop and flip of the whole batch."""
-
-    def __init__(self, stream: Stream) -> None:
-        import tensorflow as tf
-
-        self._stream = stream
-        self._from_file = isinstance(stream.dataset.images, np.memmap)
-        with tf.device("CPU:0"):
-            self._labels = tf.constant(stream.dataset.labels)
-            # Captured as a tensor, not written into the graph; a file stays a file.
-            self._images = None if self._from_file else tf.constant(stream.dataset.images)
-
-    def __call__(self, indices: Any, offsets: Any, flips: Any) -> tuple[Any, Any]:
-        import tensorflow as tf
-
-        shape = self._stream.dataset.image_shape
-        if self._from_file:
-            images = tf.numpy_function(
-                lambda i: np.asarray(self._stream.dataset.images[i]), [indices], tf.uint8
-            )
-            images = tf.ensure_shape(images, (None, *shape))
-        else:
-            images = tf.gather(self._images, indices)
-        if self._stream.augmentation is not None:
-            images = self._stream.augmentation.apply_tensorflow(images, (offsets, flips))
-        return images, tf.gather(self._labels, indices)
+def _steps_per_call(streams: list[Stream]) -> int:
+    """Batches that Python makes at a time: some megabytes, and more than are prefetched."""
+    bytes_per_step = sum(s.batch_size * int(np.prod(s.dataset.image_shape)) for s in streams)
+    few, many = 2 * _PREFETCHED_BATCHES, 4 * _PREFETCHED_BATCHES
+    return min(max(_BYTES_PER_CALL // bytes_per_step, few), many)
 
 
 def hide_accelerators() -> None:

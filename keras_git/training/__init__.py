@@ -23,6 +23,7 @@ from keras_git.training.git_classifier import (
 )
 from keras_git.training.isda import ISDA
 from keras_git.training.munit import MUNIT
+from keras_git.training.on_device import fit_on_device, fit_seeds_on_device
 from keras_git.training.weight_averaging import (
     refresh_batch_normalization,
     use_averaged_weights,
@@ -40,6 +41,8 @@ __all__ = [
     "check_generator",
     "end_retraining",
     "fold_weight_scaling",
+    "fit_on_device",
+    "fit_seeds_on_device",
     "generate_images",
     "generator_bank",
     "keep_probability",

@@ -18,7 +18,7 @@ def _images():
 
 
 def _cut(layer, images, seed=0):
-    return ops.convert_to_numpy(layer.apply(images, keras.random.SeedGenerator(seed)))
+    return ops.convert_to_numpy(layer.augment(images, keras.random.SeedGenerator(seed)))
 
 
 @pytest.mark.parametrize("size", [4, 5])

@@ -228,7 +228,7 @@ class AugmentedClassifier(Classifier):
     def augment(self, x, y, sample_weight):
         sources, targets = (x, y), y
         for policy in self.policies:
-            x = policy.apply(x, self.seed_generator)
+            x = policy.augment(x, self.seed_generator)
         for mixing in self.mixings:
             x, targets = mixing.mix(x, targets, self.seed_generator, sources)
         return x, targets, sample_weight

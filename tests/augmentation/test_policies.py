@@ -87,7 +87,7 @@ def test_only_training_changes_images_and_a_seed_repeats_it():
     assert first.dtype == np.float32 and first.shape == images.shape
     assert np.any(first != images)
     np.testing.assert_array_equal(ops.convert_to_numpy(again(images, training=True)), first)
-    given = again.apply(images, keras.random.SeedGenerator(3))
+    given = again.augment(images, keras.random.SeedGenerator(3))
     np.testing.assert_array_equal(ops.convert_to_numpy(given), first)
 
 
@@ -130,7 +130,7 @@ def test_the_policy_is_well_formed():
 @pytest.mark.slow_on("jax")
 def test_auto_augment_changes_images_and_keeps_levels():
     images = _images(64)
-    changed = ops.convert_to_numpy(AutoAugment().apply(images, keras.random.SeedGenerator(0)))
+    changed = ops.convert_to_numpy(AutoAugment().augment(images, keras.random.SeedGenerator(0)))
     assert changed.shape == images.shape and changed.min() >= 0 and changed.max() <= 255
     share = np.mean(np.any(changed != images, axis=(1, 2, 3)))
     assert 0.4 < share < 1.0
@@ -153,4 +153,4 @@ def test_bad_arguments_are_refused():
     with pytest.raises(InputError, match="cifar10"):
         AutoAugment("imagenet21k")
     with pytest.raises(InputError, match="shape"):
-        RandAugment().apply(np.zeros((8, 8, 3), np.float32), keras.random.SeedGenerator(0))
+        RandAugment().augment(np.zeros((8, 8, 3), np.float32), keras.random.SeedGenerator(0))
