@@ -114,9 +114,15 @@ class ShowProgress(keras.callbacks.Callback):
     def __init__(self, progress: Progress) -> None:
         super().__init__()
         self._progress = progress
+        self._last_batch = -1
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._last_batch = -1
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._progress.advance()
+        # several steps may be one call, of which only the last batch is told
+        self._progress.advance(batch - self._last_batch)
+        self._last_batch = batch
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         loss = (logs or {}).get("loss", (logs or {}).get("generator_loss"))

@@ -89,7 +89,7 @@ _MENON_NOTE = (
 PUBLISHED: tuple[Published, ...] = (
     *_both("erm", "cross-entropy (ERM)", (29.64, 61.68), source=_CAO),
     *_both("drs", "CE + DRS", (24.93, 59.36), source=_ZHOU),
-    *_both("ldam+drw", "LDAM-DRW", (22.97, 57.96), source=_CAO),
+    *_both("ldam_drw", "LDAM-DRW", (22.97, 57.96), source=_CAO),
     *(
         Published(
             "logit_adjustment",

@@ -368,8 +368,23 @@ def checked(
     if needs_fraction and not config.validation_fraction:
         raise InputError("--invariance_split=validation needs --validation_fraction above 0")
     kg.data.choose_pipeline(config.pipeline)
+    _check_data_on_device(config, methods)
     _check_distribution(config, methods)
     return config, methods
+
+
+def _check_data_on_device(config: TrainingConfig, methods: list[Recipe]) -> None:
+    """Raises InputError for what cannot be done with the images on the device."""
+    if not config.data_on_device:
+        return
+    if config.distribution != "none":
+        raise InputError("--data_on_device: the images lie on one device; use --distribution=none")
+    for method in methods:
+        if method.oracle:
+            raise InputError(
+                f"--data_on_device: {method.name} draws a nuisance for each batch on the host; "
+                "leave out one of the two"
+            )
 
 
 def _check_distribution(config: TrainingConfig, methods: list[Recipe]) -> None:

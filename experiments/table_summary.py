@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+import keras_git as kg
 from experiments.cells import Cell, Group, Matrix, entry
 from experiments.published import (
     compare,
@@ -21,6 +22,7 @@ from experiments.results_folder import FORMAT_VERSION
 from experiments.suites import Suite
 from experiments.summary import SCALARS, thirds
 from keras_git.errors import InputError
+from keras_git.recipes import Recipe
 
 # Cells of one dataset and imbalance ratio were trained and measured on the same images.
 _SAME_DATA = ("content_hash", "test_content_hash", "invariance_content_hash")
@@ -154,8 +156,8 @@ def _row(
         "comparison": compare([s["values"]["error"] for s in seeds.values()], value, differences),
         "network": network_name(config),
         "parameters": next((s["parameters"] for s in seeds.values()), None),
-        "epochs": config.epochs,
-        "augmentation": config.augmentation.replace("_", ", "),
+        "epochs": _epochs(config, kg.recipes.get(method)),
+        "augmentation": _augmentation(config, kg.recipes.get(method)),
         "batch_size": config.batch_size,
         "command": matrix.row_command(some, wanted),
         "per_class_accuracy": _mean_per_class([s["per_class_accuracy"] for s in seeds.values()]),
@@ -163,6 +165,24 @@ def _row(
         "missing": [c.seed for c, (state, _) in states.items() if state == "missing"],
         "seeds": seeds,
     }
+
+
+def _epochs(config: Any, recipe: Recipe) -> str:
+    """Those of the training, and those of a second stage."""
+    second = f" + {config.second_stage_epochs}" if recipe.second_stage is not None else ""
+    return f"{config.epochs}{second}"
+
+
+def _augmentation(config: Any, recipe: Recipe) -> str:
+    """What images go through: that of all, and what the parts of the recipe add."""
+    added = [
+        name
+        for name in recipe.name.split("+")
+        if any(
+            getattr(kg.recipes.BOOK[name], part) for part in ("augmentation", "mixing", "generates")
+        )
+    ]
+    return ", ".join([*config.augmentation.split("_"), *added])
 
 
 def network_name(config: Any) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import keras_git as kg
-from experiments import augmentation_parts, factors, gtsrb_lt, k49_lt, whitening
+from experiments import augmentation_parts, factors, gtsrb_lt, k49_lt, table, whitening
 from experiments.cifar_lt import Config, run
 from experiments.settings import checked, quick
 from keras_git.errors import InputError
@@ -357,7 +357,7 @@ def test_every_flagfile_can_be_read() -> None:
         assert all(line.startswith("#") for line in lines[:3]), path
         names = {line[2:].split("=")[0].removeprefix("no") for line in lines if line[:2] == "--"}
         programs = {"k49": k49_lt, "gtsrb": gtsrb_lt, "whitening": whitening, "factors": factors,
-                    "augmentation": augmentation_parts}  # fmt: skip
+                    "augmentation": augmentation_parts, "table": table}  # fmt: skip
         program = path.stem.split("_")[0]
         config = programs[program].Config if program in programs else Config
         known = {field.name for field in dataclasses.fields(config)}

@@ -60,12 +60,12 @@ def test_the_cifar_suites_are_the_published_setting(name):
     assert (config.depth, config.width, config.epochs) == (32, None, 200)
     assert (config.batch_size, config.augmentation) == (128, "crop_flip")
     assert config.validation_fraction == 0 and published.unusual_settings(config) == []
-    for method in ("erm", "drs", "ldam+drw", "git"):
+    for method in ("erm", "drs", "ldam_drw", "git"):
         value = find(method, suite.datasets[0], 100.0)
         assert setting_differences(value, config) == []
     reduced = SUITES[f"{name}_cpu"]
-    assert reduced.methods == suite.methods
-    assert "epochs 24 instead of 200" in published.unusual_settings(reduced.config())
+    assert set(reduced.methods) <= set(suite.methods)
+    assert "epochs 16 instead of 200" in published.unusual_settings(reduced.config())
 
 
 @pytest.mark.slow_on("jax")
@@ -127,7 +127,7 @@ def test_only_what_lies_outside_two_standard_deviations_is_marked(errors, verdic
     assert compared["verdict"] == verdict
     if errors:
         assert compared["difference"] == pytest.approx(np.mean(errors) - 29.64)
-        assert compare(errors, value, ["epochs 24 instead of 200"])["verdict"] == "other setting"
+        assert compare(errors, value, ["epochs 16 instead of 200"])["verdict"] == "other setting"
     if len(errors) > 1:
         assert compared["limit"] == pytest.approx(2 * np.std(errors, ddof=1))
     assert compare(errors, None, [])["verdict"] == "no value"
