@@ -314,8 +314,8 @@ class _Bench:
         if self._matrix.base.generator:
             return load_generator(str(file), shape), None
         settings = decisive_settings(self._config)
-        for name in ("methods", "seeds"):
-            del settings[name]
+        for name in ("methods", "seeds", "second_stage_epochs"):  # nothing to a generator
+            settings.pop(name, None)
         folder = ResultsFolder(self._config.output_dir, settings)
         with _waiting(folder, f"the generator of {self._group.name}"):
             folder.write_config(**self._facts)
