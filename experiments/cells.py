@@ -34,7 +34,11 @@ class Group:
     @property
     def data(self) -> str:
         """The dataset without folder and ending: what published values are found by."""
-        return Path(self.dataset).stem if self.dataset.endswith(".npz") else self.dataset
+        if not self.dataset.endswith(".npz"):
+            return self.dataset
+        name = Path(self.dataset).stem
+        known = re.match(r"cifar100?(?=_)", name)  # such as cifar10_lt_rho100_jpeg
+        return known[0] if known else name
 
     @property
     def name(self) -> str:

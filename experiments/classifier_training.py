@@ -22,6 +22,9 @@ from keras_git import backend
 from keras_git.errors import DivergenceError, InputError
 from keras_git.recipes import Recipe
 
+# Batches from which the statistics of averaged weights are taken, at most.
+_STATISTICS_BATCHES = 200
+
 AUGMENTATIONS = {
     "none": None,
     "flip": kg.data.RandomCropFlip(crop=False),
@@ -106,9 +109,10 @@ def make_schedule(config: Any, steps_per_epoch: int, recipe: Recipe | None = Non
 
 def make_optimizer(config: Any, steps_per_epoch: int, recipe: Recipe | None = None) -> Any:
     """SGD with the decay coupled into the gradient."""
-    return _sgd(
-        config, make_schedule(config, steps_per_epoch, recipe), recipe and recipe.ema_momentum
-    )
+    momentum = None
+    if recipe is not None and recipe.averaged_part is not None:
+        momentum = recipe.ema_momentum(steps_per_epoch * config.epochs)
+    return _sgd(config, make_schedule(config, steps_per_epoch, recipe), momentum)
 
 
 def _sgd(config: Any, learning_rate: Any, ema_momentum: float | None = None) -> Any:
@@ -322,10 +326,10 @@ class ClassifierTrainer:
     def _finish(self, job: _Job) -> None:
         """What a recipe does to the network after the last epoch."""
         method, network = job.method, job.model.network
-        if method.ema_momentum is not None:
+        if method.averaged_part is not None:
             with kg.training.use_averaged_weights(job.model):
                 kg.training.refresh_batch_normalization(
-                    network, self.dataset.images, batch_size=self.config.batch_size
+                    network, self._last_batches(job), batch_size=self.config.batch_size
                 )
                 averaged = _values(network.variables)
             _assign(network, averaged)
@@ -333,6 +337,13 @@ class ClassifierTrainer:
             self._second_stage(job)
         if method.post_hoc is not None:
             method.post_hoc(network, self.dataset.class_counts)
+
+    def _last_batches(self, job: _Job) -> np.ndarray:
+        """Images of the last epoch, as they were drawn and augmented."""
+        stream = self._stream(job.method, job.seed)
+        steps = range(min(stream.steps_per_epoch, _STATISTICS_BATCHES))
+        epoch = self.config.epochs - 1
+        return np.concatenate([stream.batch(epoch, step)[0] for step in steps])
 
     def _second_stage(self, job: _Job) -> None:
         config, method = self.config, job.method
@@ -381,7 +392,7 @@ class ClassifierTrainer:
         None for what is trained on, or averaged, after the last epoch.
         """
         method, network = job.method, job.model.network
-        if not job.best or method.second_stage is not None or method.ema_momentum is not None:
+        if not job.best or method.second_stage is not None or method.averaged_part is not None:
             return None
         selected = _values(job.best)
         if method.post_hoc is not None:
@@ -410,16 +421,8 @@ class ClassifierTrainer:
     def _sources(self, job: _Job) -> kg.data.Stream:
         config, seed = self.config, (job.seed, SOURCES)
         dataset = self.dataset
-        own = job.method.make_source_sampler(dataset.labels, seed, config.schedule)
-        if own is not None:
-            return kg.data.Stream(
-                dataset,
-                own,
-                config.batch_size,
-                augmentation=AUGMENTATIONS[config.augmentation],
-                seed=seed,
-                drop_remainder=True,
-            )
+        if job.method.source_sampling is not None:
+            return self._second_stream(job.method, job.seed)
         sampler = job.method.make_sampler(dataset.labels, seed, config.schedule)
         if config.generator_bank:
             bank = self._bank_of_images(job.method)
@@ -434,6 +437,18 @@ class ClassifierTrainer:
             config.source_batch_size,
             augmentation=AUGMENTATIONS[augmentation],
             seed=seed,
+            drop_remainder=True,
+        )
+
+    def _second_stream(self, method: Recipe, seed: int) -> kg.data.Stream:
+        """The images that a mixing pastes from."""
+        config, dataset, of_sources = self.config, self.dataset, (seed, SOURCES)
+        return kg.data.Stream(
+            dataset,
+            method.make_source_sampler(dataset.labels, of_sources, config.schedule),
+            config.batch_size,
+            augmentation=AUGMENTATIONS[config.augmentation],
+            seed=of_sources,
             drop_remainder=True,
         )
 
@@ -464,7 +479,7 @@ class ClassifierTrainer:
         generator = self._generators[bool(method.factors)]
         if key not in self._models:
             config = self.config
-            arguments = method.step_arguments(self.dataset.class_counts, config.schedule)
+            arguments = self._step_arguments(method)
             network = self._network(method, 0)
             if method.oracle and self.oracle is not None:
                 model = kg.training.Classifier(network, transform=self.oracle[1], **arguments)
@@ -496,6 +511,10 @@ class ClassifierTrainer:
             self._models[key] = model, logits, best
         return self._models[key]
 
+    def _step_arguments(self, method: Recipe) -> dict[str, Any]:
+        mean = 255.0 * np.atleast_1d(self._statistics[0])
+        return method.step_arguments(self.dataset.class_counts, self.config.schedule, mean)
+
     def _network(self, method: Recipe, seed: int) -> keras.Model:
         return make_network(
             self.config, self.dataset, self._statistics, method.head_of_network, seed
@@ -515,10 +534,19 @@ class ClassifierTrainer:
                 f"--batch_size={stream.batch_size}: the last batch of an epoch has {rest} images, "
                 f"which {self.config.devices} devices cannot divide evenly; add --drop_remainder"
             )
-        self._network(method, 0)
+        network = self._network(method, 0)
+        if method.averaged_part is not None and self.config.whitening:
+            raise InputError(
+                f"method {method.name!r}: the statistics of whitened layers cannot be averaged; "
+                "leave out ema or --whitening"
+            )
+        if method.needs_linear_head:
+            kg.training.linear_head(network)
+        if method.source_sampling is not None:
+            self._second_stream(method, 0)
         make_optimizer(self.config, stream.steps_per_epoch, method)
         method.make_loss(self.dataset.class_counts)
-        method.step_arguments(self.dataset.class_counts, self.config.schedule)
+        self._step_arguments(method)
         if method.replaces:
             self._keep_probability()
 

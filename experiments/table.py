@@ -371,8 +371,9 @@ class _Bench:
         """Removes the checkpoints of a seed when no cell of it is left."""
         of_seed = [c for c in self._plan.cells if (c.group, c.seed) == (cell.group, cell.seed)]
         if all(self._matrix.state(c)[0] != "missing" for c in of_seed):
-            for path in self._checkpoints.glob(f"*_seed{cell.seed}.npz"):
-                path.unlink(missing_ok=True)
+            for ending in (".npz", "_second_stage.npz"):
+                for path in self._checkpoints.glob(f"*_seed{cell.seed}{ending}"):
+                    path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -179,7 +179,8 @@ def _augmentation(config: Any, recipe: Recipe) -> str:
         name
         for name in recipe.name.split("+")
         if any(
-            getattr(kg.recipes.BOOK[name], part) for part in ("augmentation", "mixing", "generates")
+            getattr(kg.recipes.BOOK[name], part)
+            for part in ("augmentation", "cutout", "mixing", "generates")
         )
     ]
     return ", ".join([*config.augmentation.split("_"), *added])

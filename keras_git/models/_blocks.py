@@ -216,6 +216,12 @@ def layer_normalization(x: Any, seed: int | None, name: str) -> Any:
     )(normalized)
 
 
+def logits_dtype() -> str | None:
+    """float32 under a policy of 16 bits, too coarse for logits; None: as the policy says."""
+    policy = keras.config.dtype_policy()
+    return "float32" if policy.compute_dtype in ("float16", "bfloat16") else None
+
+
 def image_normalization(x: Any, mean: Any, std: Any, channels: int, prefix: str) -> Any:
     """Scales 0..255 to [0, 1] and subtracts mean, divides by std (both in [0, 1] units).
 

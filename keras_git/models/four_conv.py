@@ -72,6 +72,7 @@ def four_conv(
     limit = 1.0 / math.sqrt(x.shape[-1])
     outputs = layers.Dense(
         num_classes,
+        dtype=_blocks.logits_dtype(),
         kernel_initializer=_blocks.uniform(limit, seed, f"{name}_head"),
         bias_initializer=_blocks.uniform(limit, seed, f"{name}_head_bias"),
         name=f"{name}_head",

@@ -25,10 +25,14 @@ def classifier_head(x: Any, head: str, num_classes: int, seed: int | None, name:
     Returns:
         Keras tensor `(N, C)`.
     """
+    dtype = _blocks.logits_dtype()
+    if dtype is not None:
+        x = layers.Activation("linear", dtype=dtype, name=f"{name}_float32")(x)
     if head == "cosine":
         return cosine_head(x, num_classes, seed, name)
     return layers.Dense(
         num_classes,
+        dtype=dtype,
         kernel_initializer=_blocks.he_normal(seed, name),
         bias_initializer=_blocks.uniform(1.0 / math.sqrt(x.shape[-1]), seed, f"{name}_bias"),
         name=name,
@@ -50,6 +54,7 @@ def cosine_head(x: Any, num_classes: int, seed: int | None, name: str) -> Any:
     dense = layers.Dense(
         num_classes,
         use_bias=False,
+        dtype=_blocks.logits_dtype(),
         kernel_initializer=_blocks.uniform(1.0, seed, name),
         name=name,
     )
@@ -57,6 +62,10 @@ def cosine_head(x: Any, num_classes: int, seed: int | None, name: str) -> Any:
     kernel = dense.kernel
     norms = ops.norm(kernel, axis=0, keepdims=True)
     kernel.assign(ops.convert_to_tensor(kernel) / ops.maximum(norms, 1e-12))
-    weights = layers.UnitNormalization(axis=0, name=f"{name}_unit_weights")(weights)
-    directions = layers.UnitNormalization(axis=-1, name=f"{name}_unit_features")(x)
+    weights = layers.UnitNormalization(
+        axis=0, dtype=_blocks.logits_dtype(), name=f"{name}_unit_weights"
+    )(weights)
+    directions = layers.UnitNormalization(
+        axis=-1, dtype=_blocks.logits_dtype(), name=f"{name}_unit_features"
+    )(x)
     return ops.matmul(directions, weights)

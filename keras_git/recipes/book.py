@@ -38,6 +38,10 @@ def _isda(schedule: Schedule) -> Any:
     return training.ISDA(strength=0.5, epochs=schedule.epochs)
 
 
+def _cutout(mean: Any) -> Any:
+    return augmentation.Cutout(fill=[float(level) for level in np.atleast_1d(mean)])
+
+
 def _mixup(class_counts: np.ndarray) -> Any:
     return augmentation.MixUp(alpha=1.0)
 
@@ -58,6 +62,10 @@ def _cosine(base: float, steps_per_epoch: int, epochs: int, warmup_epochs: int) 
     return keras.optimizers.schedules.CosineDecay(
         base / warmup, rest, warmup_target=base, warmup_steps=warmup
     )
+
+
+def _tau_normalize(network: keras.Model, class_counts: np.ndarray) -> None:
+    training.tau_normalize(network, 1.0)
 
 
 def _begin_weight_scaling(network: keras.Model, seed: int) -> keras.Model:
@@ -194,9 +202,9 @@ _ALL = (
     ),
     Recipe(
         "cutout",
-        "a square of each image left blank",
+        "a square of each image has the mean colour",
         "DeVries and Taylor, 2017",
-        augmentation=augmentation.Cutout,
+        cutout=_cutout,
     ),
     Recipe(
         "mixup", "images and labels averaged in pairs", "Zhang et al., ICLR 2018", mixing=_mixup
@@ -230,9 +238,9 @@ _ALL = (
     ),
     Recipe(
         "ema",
-        "the weights are their exponential average, momentum 0.999",
+        "the weights are their exponential average over a twentieth of the training",
         "Polyak and Juditsky, 1992; Tarvainen and Valpola, NeurIPS 2017",
-        ema_momentum=0.999,
+        averaged_part=0.05,
     ),
     # --- what follows the training
     Recipe(
@@ -251,13 +259,14 @@ _ALL = (
         "tau_normalization",
         "the head's weight vectors get unit length",
         _DECOUPLING,
-        post_hoc=lambda network, class_counts: training.tau_normalize(network, 1.0),
+        post_hoc=_tau_normalize,
     ),
     Recipe(
         "post_hoc_logit_adjustment",
         "the log class frequencies are taken off the logits after the training",
         "Menon et al., ICLR 2021",
         post_hoc=training.adjust_logits,
+        corrects_prior=True,
     ),
     # --- generative invariance transfer
     Recipe(

@@ -26,12 +26,13 @@ _KINDS = {
     "mixing": "mixings",
     "learning_rate": "learning rate schedules",
     "sharpness_radius": "sharpness radii",
-    "ema_momentum": "averages of the weights",
+    "averaged_part": "averages of the weights",
+    "cutout": "cutouts",
     "second_stage": "second stages",
     "post_hoc": "post-hoc steps",
 }
 # These decide nothing about an epoch of the first stage.
-_AFTER = ("name", "summary", "reference", "second_stage", "post_hoc")
+_AFTER = ("name", "summary", "reference", "second_stage", "post_hoc", "corrects_prior")
 
 
 @dataclass(frozen=True)
@@ -99,19 +100,22 @@ class Recipe:
             and for soft labels; default: cross-entropy.
         head: of the network, `"linear"` (default) or `"cosine"`.
         cosine_scale: what the cosines are multiplied with before a softmax is taken of them.
-        corrects_prior: the loss itself makes up for the class sizes, so that class-balanced
-            sampling would do it twice.
+        corrects_prior: the loss or the post-hoc step makes up for the class sizes, so that
+            class-balanced sampling would do it twice.
         class_weights: function of the class counts that gives one weight per class, or two of
             these as `Deferred`; default: none.
         label_smoothing: part of each target that is spread over all classes.
         feature_augmentation: function of the schedule, see `keras_git.training.Classifier`.
         augmentation: function that gives an image policy (`keras_git.augmentation`).
+        cutout: function of the mean colour, grey levels 0..255 (channels,), that gives another one,
+            which comes after it.
         mixing: function of the class counts that gives a mixing of images and labels.
         source_sampling: as `sampling`, for the second stream of a mixing that needs one.
         learning_rate: function `(base, steps_per_epoch, epochs, warmup_epochs)` that gives a
             schedule; default: the steps of the experiment.
         sharpness_radius: of sharpness-aware minimization.
-        ema_momentum: the network's weights are exponential averages with this momentum.
+        averaged_part: the network's weights are exponential averages; the part of the training
+            over which they reach, see `ema_momentum`.
         generates: whether a part of the batch is generated (GIT).
         factors: whether that part is instead transformed by the factors of variation of large
             classes; everything else is as with `generates`.
@@ -132,11 +136,12 @@ class Recipe:
     label_smoothing: float | None = None
     feature_augmentation: Callable[[Schedule], Any] | None = None
     augmentation: Callable[[], Any] | None = None
+    cutout: Callable[[Any], Any] | None = None
     mixing: Callable[..., Any] | None = None
     source_sampling: Any = None
     learning_rate: Callable[[float, int, int, int], Any] | None = None
     sharpness_radius: float | None = None
-    ema_momentum: float | None = None
+    averaged_part: float | None = None
     generates: bool | None = None
     factors: bool | None = None
     oracle: bool | None = None
@@ -157,6 +162,22 @@ class Recipe:
     def logit_scale(self) -> float:
         """What the network's outputs are multiplied with before a softmax is taken of them."""
         return self.cosine_scale or 1.0
+
+    @property
+    def needs_linear_head(self) -> bool:
+        """Whether the network has to end in a `keras.layers.Dense`."""
+        parts = (self.second_stage, self.post_hoc, self.feature_augmentation)
+        return any(part is not None for part in parts)
+
+    def ema_momentum(self, steps: int) -> float:
+        """Momentum of the averages in a training of so many steps; 0 without any.
+
+        1 - 1 / (averaged_part * steps): where a training is short, averages of a fixed momentum
+        would mostly be of weights from before the last decay.
+        """
+        if self.averaged_part is None:
+            return 0.0
+        return 1.0 - 1.0 / max(self.averaged_part * steps, 2.0)
 
     @property
     def defers(self) -> bool:
@@ -180,7 +201,7 @@ class Recipe:
 
     def step_key(self) -> tuple[tuple[str, Any], ...]:
         """Equal for recipes whose training steps are the same compiled function."""
-        free = (*_AFTER, "sampling", "source_sampling", "generates", "corrects_prior")
+        free = (*_AFTER, "sampling", "source_sampling", "generates")
         return tuple(
             (field.name, _identity(getattr(self, field.name)))
             for field in dataclasses.fields(self)
@@ -222,11 +243,22 @@ class Recipe:
         first, then = chosen.first(class_counts), chosen.then(class_counts)
         return lambda epoch: then if epoch >= schedule.defer_epoch else first
 
-    def step_arguments(self, class_counts: np.ndarray, schedule: Schedule) -> dict[str, Any]:
-        """What `Classifier` and `GITClassifier` take from this recipe, by argument."""
+    def step_arguments(
+        self, class_counts: np.ndarray, schedule: Schedule, mean: Any = 0.0
+    ) -> dict[str, Any]:
+        """What `Classifier` and `GITClassifier` take from this recipe, by argument.
+
+        Args:
+            class_counts: training images per class, (C,).
+            schedule: when things happen.
+            mean: mean colour of the training images, grey levels 0..255, (channels,) or one.
+        """
+        policies = [self.augmentation()] if self.augmentation is not None else []
+        if self.cutout is not None:
+            policies.append(self.cutout(mean))
         given = {
             "class_weights": self.make_class_weights(class_counts, schedule),
-            "augmentation": self.augmentation and self.augmentation(),
+            "augmentation": policies or None,
             "mixing": self.mixing and self.mixing(class_counts),
             "feature_augmentation": self.feature_augmentation
             and self.feature_augmentation(schedule),
@@ -240,7 +272,9 @@ class Recipe:
         """A model for `fit` that trains `network` as this recipe says, without a generator.
 
         Compile it with `make_loss(class_counts)` and `keras_git.metrics.LabelAccuracy()`, and give
-        `fit` batches of `make_sampler(...)`. A second stage and a post-hoc step are yours to call.
+        `fit` batches of `make_sampler(...)`. What is not in a step is yours: `learning_rate` and
+        `ema_momentum(steps)` belong to the optimizer (`use_ema=True`, then
+        `keras_git.training.use_averaged_weights`), `second_stage` and `post_hoc` come afterwards.
 
         Args:
             network: from images (B, H, W, C) to logits (B, C).
@@ -273,6 +307,11 @@ def _identity(value: Any) -> Any:
         return _identity(value.func), repr(value.args), repr(sorted(value.keywords.items()))
     if isinstance(value, Deferred):
         return "deferred", _identity(value.first), _identity(value.then)
+    if callable(value) and "<" in value.__qualname__:
+        raise InputError(
+            f"{value.__qualname__}: two such functions cannot be told apart; define it with "
+            "`def` at the top of a module"
+        )
     if callable(value):
         return f"{value.__module__}.{value.__qualname__}"
     return value
@@ -319,8 +358,9 @@ def combined(key: str, parts: Sequence[Recipe]) -> Recipe:
         values[name] = "; ".join(text for part in parts if (text := getattr(part, name)))
     recipe = Recipe(key, **values)
     _check(recipe, {name: part for name, (part, _) in decided.items()})
-    if recipe.replaces and recipe.sampling is None and not recipe.corrects_prior:
-        # as in the paper; a loss that corrects for the class sizes would do so twice
+    corrected = recipe.corrects_prior or recipe.class_weights is not None
+    if recipe.replaces and recipe.sampling is None and not corrected:
+        # as in the paper; what corrects for the class sizes otherwise would do so twice
         recipe = dataclasses.replace(
             recipe, sampling=Deferred("instance_balanced", "class_balanced")
         )
@@ -344,6 +384,15 @@ def _check(recipe: Recipe, said_by: dict[str, str]) -> None:
             f"method {key!r}: {said_by['feature_augmentation']} needs one label per image, and "
             f"{said_by['mixing']} mixes them; use one"
         )
+    if recipe.post_hoc is not None and recipe.corrects_prior:
+        balancing = ("loss", "sampling", "class_weights", "second_stage")
+        others = [said_by[name] for name in balancing if name in said_by]
+        others = [other for other in others if other not in ("erm", "ce", "focal")]
+        if others:
+            raise InputError(
+                f"method {key!r}: {said_by['post_hoc']} corrects for the class sizes, and so does "
+                f"{others[0]}; use one"
+            )
     for name in ("second_stage", "post_hoc", "feature_augmentation"):
         if getattr(recipe, name) is not None and recipe.head_of_network != "linear":
             raise InputError(

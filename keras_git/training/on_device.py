@@ -21,6 +21,7 @@ from keras_git import backend
 from keras_git.data.dataset import MAX_BYTES_IN_MEMORY, ImageDataset
 from keras_git.data.pipeline import Stream, check_sources, element, position
 from keras_git.errors import InputError
+from keras_git.training.classifier import Classifier
 
 # dataset -> its tensors; model -> (what it was compiled to, batches it was made for, function)
 _tables: weakref.WeakKeyDictionary[ImageDataset, Any] = weakref.WeakKeyDictionary()
@@ -186,7 +187,8 @@ class _Training:
         self.callbacks.on_epoch_end(epoch, self._last)
 
     def finish(self) -> None:
-        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        if not isinstance(self.model, Classifier):  # which goes on from its own weights, see `fit`
+            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         self.callbacks.on_train_end(self._last)
 
 

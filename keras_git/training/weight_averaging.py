@@ -67,7 +67,8 @@ def refresh_batch_normalization(
     Args:
         network: Functional model; its weights stay as they are.
         images: training images (N, H, W, C) as the network takes them, uint8 or float, such as
-            0..255.
+            0..255; with classes mixed as in training, since the images of a batch are normalized
+            by each other.
         batch_size: images at a time, as in training; at most N are used.
 
     Raises:

@@ -35,10 +35,12 @@ def stages(key: str, schedule: Schedule = SCHEDULE) -> list:
         # these correct for the class sizes themselves: no sampling besides
         ("git+logit_adjustment", {"sampling": None, "generates": True}),
         ("git+balanced_softmax", {"sampling": None, "generates": True}),
+        ("git+drw", {"sampling": None, "generates": True}),
+        ("git+post_hoc_logit_adjustment", {"sampling": None, "generates": True}),
         ("git+vs+drs", {"sampling": DRS, "generates": True}),
         ("ldam+drs", {"sampling": DRS, "head_of_network": "cosine", "logit_scale": 30.0}),
         ("git+ldam", {"sampling": DRS, "head_of_network": "cosine", "generates": True}),
-        ("cosine+ema+sam", {"sharpness_radius": 0.05, "ema_momentum": 0.999}),
+        ("cosine+ema+sam", {"sharpness_radius": 0.05, "averaged_part": 0.05}),
     ],
 )
 def test_a_recipe_is_a_sum_of_names(key: str, expected: dict) -> None:
@@ -62,6 +64,9 @@ def test_a_recipe_is_a_sum_of_names(key: str, expected: dict) -> None:
         ("drw+inverse_weighting", "two weightings"),
         ("git+cmo", "cmo and git both need the second stream"),
         ("isda+mixup", "one label per image"),
+        ("drs+post_hoc_logit_adjustment", "corrects for the class sizes, and so does drs"),
+        ("balanced_softmax+post_hoc_logit_adjustment", "and so does balanced_softmax"),
+        ("crt+post_hoc_logit_adjustment", "and so does crt"),
         ("ldam+tau_normalization", "needs a linear head"),
         ("crt+ldam", "needs a linear head"),
     ],
@@ -136,6 +141,20 @@ def test_every_name_makes_a_sampler_a_loss_and_arguments(key: str) -> None:
     assert recipe.summary and (not recipe.reference or recipe.reference[-1].isdigit())
 
 
+def test_averages_reach_over_a_part_of_the_training() -> None:
+    ema = kg.recipes.get("ema")
+    assert ema.ema_momentum(20_000) == pytest.approx(0.999)
+    assert ema.ema_momentum(1_000) == pytest.approx(0.98) and ema.ema_momentum(3) == 0.5
+    assert kg.recipes.get("erm").ema_momentum(100) == 0.0
+
+
+def test_a_cutout_has_the_mean_colour_and_follows_a_policy() -> None:
+    recipe = kg.recipes.get("randaugment+cutout")
+    policies = recipe.step_arguments(COUNTS, SCHEDULE, np.array([10.0, 20.0, 30.0]))["augmentation"]
+    assert [type(policy).__name__ for policy in policies] == ["RandAugment", "Cutout"]
+    assert policies[1].fill == (10.0, 20.0, 30.0)
+
+
 def test_cosine_starts_low_and_ends_at_nothing() -> None:
     schedule = kg.recipes.get("cosine").learning_rate(0.1, 10, 20, 5)
     rates = np.array([float(schedule(step)) for step in (0, 25, 50, 125, 199, 200)])
@@ -173,13 +192,16 @@ def test_a_recipe_trains_a_network_with_fit() -> None:
         kg.recipes.get("git").classifier(network, COUNTS, SCHEDULE)
 
 
+def own(class_counts, label_smoothing=0.0):
+    return kg.losses.CrossEntropy(label_smoothing=label_smoothing)
+
+
 def test_a_recipe_of_ones_own() -> None:
     """A record and a function are all that a new method needs."""
-
-    def own(class_counts, label_smoothing=0.0):
-        return kg.losses.CrossEntropy(label_smoothing=label_smoothing)
-
     mine = Recipe("mine", "own loss", loss=own)
     recipe = kg.recipes.combined("mine+drs", [mine, kg.recipes.get("drs")])
     assert recipe.defers and isinstance(recipe.make_loss(COUNTS), kg.losses.CrossEntropy)
     assert dict(recipe.stage(0, SCHEDULE))["loss"].endswith("own")
+    # Two of these would be one in the eyes of what is compiled and shared.
+    with pytest.raises(InputError, match="cannot be told apart"):
+        Recipe("lambda", loss=lambda counts, label_smoothing: None).step_key()
