@@ -342,9 +342,10 @@ def _classifier(config: Config, depth: int, seed: int = 0, generator: Any = Fals
 
 def _fit(
     model: Any, stream: kg.data.Stream, steps: int, sources: kg.data.Stream | None = None
-) -> None:
+) -> Callable[[], Any]:
+    """A call of `fit` for `steps` steps. Its pipeline is made once, as for all epochs of a run."""
     data = kg.data.training_data(stream, sources=sources, epochs=1)
-    model.fit(data, steps_per_epoch=steps, verbose=0)
+    return lambda: model.fit(data, steps_per_epoch=steps, verbose=0)
 
 
 def _turns(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
@@ -363,15 +364,16 @@ def _turns(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[f
     return seconds
 
 
-def _summary(seconds: dict[str, list[float]], units: float) -> dict[str, Any]:
-    """Milliseconds per unit, and the medians of the ratios within the turns to each entry."""
+def _summary(seconds: dict[str, list[float]], units: float, *plain: str) -> dict[str, Any]:
+    """Milliseconds per unit, and to the entries `plain` the medians of the ratios of a turn."""
     ratios = {
-        plain: {
-            name: statistics.median(a / b for a, b in zip(each, base, strict=True))
+        base: {
+            name: statistics.median(a / b for a, b in zip(each, seconds[base], strict=True))
             for name, each in seconds.items()
-            if name != plain
+            if name != base
         }
-        for plain, base in seconds.items()
+        for base in plain
+        if base in seconds
     }
     milliseconds = {name: 1e3 * statistics.median(each) / units for name, each in seconds.items()}
     return {"milliseconds": milliseconds, "ratios_to": ratios}
@@ -432,7 +434,7 @@ def _steps(config: Config, steps: int) -> dict[str, Any]:
         with contextlib.ExitStack() as stack:
             if "torch" in parts and importlib.util.find_spec("torch") is not None:
                 runs[_BY_HAND] = stack.enter_context(_by_hand(config, depth, batch))
-            runs["fit"] = functools.partial(_fit, fitted, streams[0], steps)
+            runs["fit"] = _fit(fitted, streams[0], steps)
             if "device" in modes:
                 here = _classifier(config, depth)
                 runs["on device"] = lambda m=here, s=streams[0]: kg.training.fit_on_device(
@@ -443,7 +445,7 @@ def _steps(config: Config, steps: int) -> dict[str, Any]:
                 runs[_SEEDS_NAME] = lambda m=models, s=streams: kg.training.fit_seeds_on_device(
                     m, s, epochs=1
                 )
-            summary = _summary(_turns(runs, config.repeats), steps)
+            summary = _summary(_turns(runs, config.repeats), steps, _BY_HAND, "fit")
         epochs = _EPOCHS * (_EPOCH_IMAGES // batch) / 60_000
         found[group] = {
             "depth": depth,
@@ -484,7 +486,7 @@ def _munit(config: Config, steps: int) -> dict[str, Any]:
         return lambda: model.fit(data, batch_size=batch, verbose=0)
 
     seconds = _turns({"one domain": training(1), "two domains": training(2)}, config.repeats)
-    return {"batch_size": batch, **_summary(seconds, steps * batch)}
+    return {"batch_size": batch, **_summary(seconds, steps * batch, "one domain")}
 
 
 def _git(config: Config, steps: int) -> dict[str, Any]:
@@ -514,11 +516,8 @@ def _git(config: Config, steps: int) -> dict[str, Any]:
             _stream(bank.dataset, half, 1, bank.sampler(order, 1), flip),
         ),
     }
-    runs = {
-        name: functools.partial(_fit, model, stream, steps, sources)
-        for name, (model, sources) in kinds.items()
-    }
-    summary = _summary(_turns(runs, config.repeats), steps)
+    runs = {name: _fit(model, stream, steps, sources) for name, (model, sources) in kinds.items()}
+    summary = _summary(_turns(runs, config.repeats), steps, "plain")
     epoch = -(-_EPOCH_IMAGES // config.batch_size)
     return {
         "depth": config.git_depth,
@@ -551,7 +550,7 @@ def _ekld(config: Config) -> dict[str, Any]:
     }
     return {
         "depth": config.git_depth,
-        **_summary(_turns(runs, config.repeats), len(many) / 1000),
+        **_summary(_turns(runs, config.repeats), len(many) / 1000, "predict"),
     }
 
 
@@ -569,7 +568,7 @@ def _speed(config: Config) -> dict[str, Any]:
         average of a minute before and after; above `cores`, others were at work). Of the parts:
         `pipeline` {"images_per_second": {pipeline: number}}; `step` and `device`, `munit`, `git`
         and `ekld` with `milliseconds` {name: per step, per generated image (munit) or per 1,000
-        evaluations (ekld)} and `ratios_to` {name: {other name: ratio}}.
+        evaluations (ekld)} and `ratios_to` {plain: {name: ratio}}.
     """
     # For two programs on one GPU, before either takes all of its memory
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
