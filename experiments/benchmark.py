@@ -340,12 +340,34 @@ def _classifier(config: Config, depth: int, seed: int = 0, generator: Any = Fals
     return model
 
 
+class _FromSecondStep(keras.callbacks.Callback):
+    """Seconds of an epoch from the end of its first step on."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if batch == 0:
+            float(logs["loss"])  # the step is over when its loss is there
+            self.start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        float(logs["loss"])
+        self.seconds = time.perf_counter() - self.start
+
+
 def _fit(
-    model: Any, stream: kg.data.Stream, steps: int, sources: kg.data.Stream | None = None
-) -> Callable[[], Any]:
-    """A call of `fit` for `steps` steps. Its pipeline is made once, as for all epochs of a run."""
+    model: Any, stream: kg.data.Stream, sources: kg.data.Stream | None = None
+) -> Callable[[], float]:
+    """Trains an epoch with `fit`; returns the seconds of all steps but the first.
+
+    With the first step go some tenths of a second in which tf.data starts, once in a whole run.
+    """
     data = kg.data.training_data(stream, sources=sources, epochs=1)
-    return lambda: model.fit(data, steps_per_epoch=steps, verbose=0)
+
+    def run() -> float:
+        timer = _FromSecondStep()
+        model.fit(data, steps_per_epoch=stream.steps_per_epoch, verbose=0, callbacks=[timer])
+        return timer.seconds
+
+    return run
 
 
 def _turns(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
@@ -434,7 +456,7 @@ def _steps(config: Config, steps: int) -> dict[str, Any]:
         with contextlib.ExitStack() as stack:
             if "torch" in parts and importlib.util.find_spec("torch") is not None:
                 runs[_BY_HAND] = stack.enter_context(_by_hand(config, depth, batch))
-            runs["fit"] = _fit(fitted, streams[0], steps)
+            runs["fit"] = _fit(fitted, _stream(_dataset(batch * (steps + 1)), batch))
             if "device" in modes:
                 here = _classifier(config, depth)
                 runs["on device"] = lambda m=here, s=streams[0]: kg.training.fit_on_device(
@@ -495,7 +517,7 @@ def _git(config: Config, steps: int) -> dict[str, Any]:
     Half of each batch is generated, and all generated images are kept.
     """
     networks = kg.models.generator_networks(_SHAPE, seed=0, **_GENERATORS[config.generator][0])
-    dataset = _dataset(config.batch_size * steps)
+    dataset = _dataset(config.batch_size * (steps + 1))
     small = _dataset(config.bank_images)
     half, flip = max(config.batch_size // 2, 1), kg.data.RandomCropFlip(crop=False)
 
@@ -516,7 +538,7 @@ def _git(config: Config, steps: int) -> dict[str, Any]:
             _stream(bank.dataset, half, 1, bank.sampler(order, 1), flip),
         ),
     }
-    runs = {name: _fit(model, stream, steps, sources) for name, (model, sources) in kinds.items()}
+    runs = {name: _fit(model, stream, sources) for name, (model, sources) in kinds.items()}
     summary = _summary(_turns(runs, config.repeats), steps, "plain")
     epoch = -(-_EPOCH_IMAGES // config.batch_size)
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+import types
 
 import pytest
 
@@ -88,6 +89,23 @@ def test_all_backends_are_joined(tmp_path, monkeypatch) -> None:
     assert started[0][0][1:5] == ["-m", "experiments.benchmark", "--parts=step,git", "--steps=3"]
     assert found["backends"] == {b: {"backend": b} for b in ("tensorflow", "torch")}
     assert json.loads(path.read_text()) == found
+
+
+def test_the_first_step_of_fit_is_not_counted() -> None:
+    events: list[int] = []
+
+    def fit(data, steps_per_epoch, verbose, callbacks):
+        (timer,) = callbacks
+        for step in range(steps_per_epoch):
+            time.sleep(0.3 if step == 0 else 0.02)
+            events.append(step)
+            timer.on_train_batch_end(step, {"loss": 1.0})
+        timer.on_epoch_end(0, {"loss": 1.0})
+
+    model = types.SimpleNamespace(fit=fit)
+    seconds = benchmark._fit(model, benchmark._stream(benchmark._dataset(12), 4))()
+    assert events == [0, 1, 2]
+    assert 0.04 <= seconds < 0.3
 
 
 @pytest.mark.slow
