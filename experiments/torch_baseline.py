@@ -1,16 +1,16 @@
 """A training step of the CIFAR ResNet written by hand in PyTorch, as a yardstick for Keras.
 
-    python -m experiments.torch_baseline DEPTH BATCH STEPS REPEATS
+    python -m experiments.torch_baseline DEPTH BATCH STEPS [POLICY]
 
-Prints JSON: the seconds of each repeat of STEPS steps on random images that lie on the device,
-random crop and flip included.
+For each line of its input a repeat of STEPS steps, on random images that lie on the device, random
+crop and flip included; prints the seconds it took. POLICY is float32 or mixed_bfloat16 (autocast).
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -55,8 +55,8 @@ def resnet(depth: int, num_classes: int = 10) -> nn.Module:
     )
 
 
-def measure(depth: int, batch: int, steps: int, repeats: int) -> list[float]:
-    """Seconds of each repeat of `steps` training steps; a first one is not counted."""
+def training(depth: int, batch: int, steps: int, policy: str = "float32") -> Callable[[], float]:
+    """A function that trains `steps` steps and returns the seconds of it."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     network = resnet(depth).to(device)
@@ -76,16 +76,18 @@ def measure(depth: int, batch: int, steps: int, repeats: int) -> list[float]:
             each = torch.arange(batch, device=device)[:, None, None]
             x = x[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
             x = (x.float() / 255 - 0.5) / 0.25
-            loss = functional.cross_entropy(network(x), labels[chosen])
+            with torch.autocast(device, torch.bfloat16, enabled=policy == "mixed_bfloat16"):
+                loss = functional.cross_entropy(network(x), labels[chosen])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         loss.item()
         return time.perf_counter() - start
 
-    run()
-    return [run() for _ in range(repeats)]
+    return run
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(*map(int, sys.argv[1:5]))))
+    repeat = training(*map(int, sys.argv[1:4]), *sys.argv[4:])
+    for _ in sys.stdin:
+        print(repeat(), flush=True)

@@ -94,6 +94,7 @@ class Events(keras.callbacks.Callback):
         self.seen.append("end of training")
 
 
+@pytest.mark.slow_on("jax", "tensorflow")
 def test_training_is_that_of_fit_and_callbacks_see_it():
     """Three full batches and one of 2 images; resumed at epoch 1; sources of an own stream."""
     batches, sources = stream(), stream(5, seed=1, drop_remainder=True)
