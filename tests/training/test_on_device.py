@@ -42,7 +42,8 @@ def model(seed: int = 0, **options) -> kg.training.Classifier:
         network, options.pop("generator", None), class_weights=weights, seed=seed, **options
     )
     made.compile(
-        kg.optimizers.SGD(0.05, momentum=0.9, l2=1e-3),
+        # averages stay with the optimizer, or a training in two calls would go on from them
+        kg.optimizers.SGD(0.05, momentum=0.9, l2=1e-3, use_ema=True, ema_momentum=0.9),
         kg.losses.CrossEntropy(),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
     )
