@@ -38,7 +38,7 @@ FAST = {
 
 def _case(path: Path) -> object:
     fast = path.parent.name != "whitening" or path.stem in FAST
-    slow = pytest.mark.slow_on("jax") if path.stem == "munit_steps" else ()
+    slow = pytest.mark.slow_on("jax", "tensorflow") if path.stem == "munit_steps" else ()
     return pytest.param(path, id=path.stem, marks=slow if fast else pytest.mark.slow)
 
 

@@ -193,6 +193,7 @@ def test_none_does_nothing_in_training_either():
     )
 
 
+@pytest.mark.slow_on("jax")
 def test_seeds_decide():
     images = _images()
     one, two, other = (
@@ -239,6 +240,7 @@ def test_crops_that_do_not_fit_are_refused():
         crop_decomposition(16, "T2", shorter_side=8)(_images(), training=True)
 
 
+@pytest.mark.slow_on("jax")
 def test_half_precision_does_not_move_the_image():
     ramp = np.arange(200, dtype="float32").reshape(1, 1, 200, 1).repeat(4, axis=1) / 200
     parameters = {

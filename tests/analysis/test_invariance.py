@@ -285,6 +285,7 @@ def test_what_does_not_line_up():
     assert low < 0 < high
 
 
+@pytest.mark.slow_on("jax")
 def test_line_up_of_measured_tables():
     """A trained model that ignores place, against one that sees it; factors of planted data."""
     data = planted_images(10)

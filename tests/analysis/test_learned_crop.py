@@ -56,6 +56,7 @@ def test_closed_form_of_shift_and_zoom(values):
     np.testing.assert_allclose(ops.convert_to_numpy(ours)[0, 0], expm(matrix), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow_on("jax")
 def test_no_width_is_no_change_and_a_whole_shift_a_slice():
     images = _images()
     still = LearnedCrop((-40.0, -40.0, -40.0), reg=0.0)

@@ -125,6 +125,7 @@ def test_compose():
     assert all(len(c.steps) == 2 for c in product)
 
 
+@pytest.mark.slow_on("jax")
 def test_custom():
     def scaled(images, factor):
         return images * factor

@@ -285,6 +285,7 @@ def test_the_gate_warns():
     assert explain_variation(pixels, (images, labels), chosen).checks.passed
 
 
+@pytest.mark.slow_on("jax")
 def test_cache_and_layers(tmp_path):
     images, labels = planted_images(8)
     model = network()

@@ -103,7 +103,9 @@ def as_stream(images, labels):
     return LabelledImages(pieces, "stream")
 
 
-@pytest.mark.parametrize("kind", ["arrays", "stream"])
+@pytest.mark.parametrize(
+    "kind", ["arrays", pytest.param("stream", marks=pytest.mark.slow_on("jax"))]
+)
 def test_continued_is_uninterrupted(model, data, counted, tmp_path, kind):
     path = tmp_path / "audit.npz"
     given = (lambda: data) if kind == "arrays" else (lambda: as_stream(*data))
@@ -128,6 +130,7 @@ def test_continued_is_uninterrupted(model, data, counted, tmp_path, kind):
     assert [p.name for p in tmp_path.iterdir()] == ["audit.npz"]
 
 
+@pytest.mark.slow_on("jax")
 def test_interrupted_again_and_again(model, data, counted, tmp_path):
     """Each time a little further, by any number of processes."""
     path, attempts, options = tmp_path / "audit.npz", 0, {**OPTIONS, "num_examples": 2}
@@ -150,6 +153,7 @@ def test_interrupted_again_and_again(model, data, counted, tmp_path):
     assert 0 < examples < number / 4  # the pictures are all that is made anew
 
 
+@pytest.mark.slow_on("jax")
 def test_another_batch_size_goes_on(model, data, counted, tmp_path):
     path = tmp_path / "audit.npz"
     whole = kg.audit(model, data, **OPTIONS)

@@ -65,6 +65,7 @@ def config(files, tmp_path):
     )
 
 
+@pytest.mark.slow_on("jax")
 def test_two_models_interrupted_and_resumed(config, monkeypatch, capsys):
     measured = []
     audit = kg.audit
@@ -116,6 +117,7 @@ def test_two_models_interrupted_and_resumed(config, monkeypatch, capsys):
     assert (folder / "report.html").exists()
 
 
+@pytest.mark.slow_on("jax")
 def test_interrupted_inside_a_model(config, monkeypatch):
     config = dataclasses.replace(config, num_samples=3, precision=0.02, max_samples=12)
     whole = run(dataclasses.replace(config, output_dir=config.output_dir + "_whole"))

@@ -112,6 +112,7 @@ def test_convolutions_with_batch_normalization(format):
     assert keras.layers.BatchNormalization not in kinds
 
 
+@pytest.mark.slow_on("jax")
 def test_original_rules_and_dense_layers():
     inputs = keras.Input((9, 8, 4))
     outputs = []

@@ -64,7 +64,8 @@ def test_whitening_takes_the_place_of_batch_normalization():
             np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("norm", [pytest.param(None, marks=pytest.mark.slow_on("jax")), "sample"])
+@pytest.mark.slow_on("jax")
+@pytest.mark.parametrize("norm", [None, "sample"])
 def test_a_whitened_network_trains_and_folds(norm):
     """Through the project's classifier: its call in training finds no batch normalization."""
     network = resnet(

@@ -155,6 +155,7 @@ def test_a_cutout_has_the_mean_colour_and_follows_a_policy() -> None:
     assert policies[1].fill == (10.0, 20.0, 30.0)
 
 
+@pytest.mark.slow_on("jax")
 def test_cosine_starts_low_and_ends_at_nothing() -> None:
     schedule = kg.recipes.get("cosine").learning_rate(0.1, 10, 20, 5)
     rates = np.array([float(schedule(step)) for step in (0, 25, 50, 125, 199, 200)])
@@ -163,6 +164,7 @@ def test_cosine_starts_low_and_ends_at_nothing() -> None:
     assert 0 < rates[0] < rates[1] < rates[2] and rates[4] < 1e-4 and rates[5] < 1e-8
 
 
+@pytest.mark.slow_on("jax")
 def test_a_recipe_trains_a_network_with_fit() -> None:
     """As the README shows: the record gives model, loss and sampler."""
     rng = np.random.default_rng(0)

@@ -94,6 +94,7 @@ def test_evaluation_reports_the_weighted_sum_and_changes_nothing(images: np.ndar
 
 
 @pytest.mark.parametrize("still", ["generator", "discriminator"])
+@pytest.mark.slow_on("jax")
 def test_each_update_leaves_the_other_networks_alone(images: np.ndarray, still: str) -> None:
     munit = kg.training.MUNIT(small_networks(), small_discriminator(), seed=3)
     rates = {"generator": 1e-2, "discriminator": 1e-2, still: 1e-12}
