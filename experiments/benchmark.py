@@ -36,6 +36,7 @@ import numpy as np
 
 import keras_git as kg
 from experiments import command_line
+from experiments.classifier_training import dtype_policy
 from experiments.command_line import option
 from experiments.results_folder import to_json, versions
 from keras_git.errors import InputError
@@ -300,16 +301,6 @@ def _pipeline_speed(config: Config, stream: kg.data.Stream) -> dict[str, float]:
     return found
 
 
-@contextlib.contextmanager
-def _policy(name: str) -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
 def _dataset(images: int) -> kg.data.ImageDataset:
     pixels = np.random.default_rng(0).integers(0, 256, (images, *_SHAPE), dtype=np.uint8)
     return kg.data.ImageDataset(pixels, np.arange(images) % 10, 10)
@@ -330,7 +321,7 @@ def _stream(
 
 def _classifier(config: Config, depth: int, seed: int = 0, generator: Any = False) -> Any:
     """A compiled `Classifier`, or with a generator (None: a bank) a `GITClassifier`."""
-    with _policy(config.policy):
+    with dtype_policy(config.policy):
         network = kg.models.resnet(_SHAPE, 10, depth, mean=_MEAN, std=_STD, seed=seed)
     if generator is False:
         model: Any = kg.training.Classifier(network)
@@ -560,7 +551,7 @@ def _ekld(config: Config) -> dict[str, Any]:
     100 images, 10 draws of a rotation; predictions for the untransformed images are included.
     """
     images, draws = _dataset(100), 10
-    with _policy(config.policy):
+    with dtype_policy(config.policy):
         network = kg.models.resnet(_SHAPE, 10, config.git_depth, mean=_MEAN, std=_STD, seed=0)
     many = np.concatenate([images.images] * draws)
     rotation = kg.transforms.Rotation()

@@ -58,18 +58,19 @@ def make_network(
     """
     mean, std = statistics
     arguments = {"mean": mean, "std": std, "seed": seed}
-    with _dtype_policy(config.precision):
+    with dtype_policy(config.precision):
         return _make_network(config, dataset, head, arguments)
 
 
 @contextmanager
-def _dtype_policy(name: str) -> Iterator[None]:
+def dtype_policy(name: str) -> Iterator[None]:
+    """Networks made inside have this policy of Keras."""
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
+    keras.config.setdtype_policy(name)
     try:
         yield
     finally:
-        keras.config.set_dtype_policy(before)
+        keras.config.setdtype_policy(before)
 
 
 def _make_network(
