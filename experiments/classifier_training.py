@@ -66,11 +66,11 @@ def make_network(
 def dtype_policy(name: str) -> Iterator[None]:
     """Networks made inside have this policy of Keras."""
     before = keras.config.dtype_policy()
-    keras.config.setdtype_policy(name)
+    keras.config.set_dtype_policy(name)
     try:
         yield
     finally:
-        keras.config.setdtype_policy(before)
+        keras.config.set_dtype_policy(before)
 
 
 def _make_network(
